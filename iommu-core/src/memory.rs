@@ -1,0 +1,129 @@
+//! Blocks of DMA memory that free themselves.
+
+use core::fmt;
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use crate::addr::PhysAddr;
+use crate::error::{Error, Result};
+use crate::platform::DmaMemory;
+
+/// A zeroed block of DMA memory, given back when dropped.
+///
+/// All access is atomic, by word or by byte, so hardware may read and write the block at the same
+/// time. Whoever told hardware about a block drops it only after the hardware was told otherwise
+/// and has confirmed that; where that failed, [`leak`](Self::leak) is the way out.
+pub struct DmaBlock<M: DmaMemory> {
+    memory: M,
+    addr: PhysAddr,
+    base: NonNull<u8>,
+    size: usize,
+    align: usize,
+}
+
+// SAFETY: the block is a plain piece of memory, accessed atomically through any shared reference;
+// the handle to its allocator is `Send` and `Sync`.
+unsafe impl<M: DmaMemory> Send for DmaBlock<M> {}
+// SAFETY: as for `Send`.
+unsafe impl<M: DmaMemory> Sync for DmaBlock<M> {}
+
+impl<M: DmaMemory> DmaBlock<M> {
+    /// Allocates `size` bytes aligned to `align`, a power of two of at least 8. `purpose` says in
+    /// the error what the memory was for.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    pub fn new(memory: &M, size: usize, align: usize, purpose: &'static str) -> Result<Self> {
+        let (size, align) = (size.next_multiple_of(8), align.max(8));
+        let addr = memory.allocate(size, align).ok_or(Error::out_of_memory(purpose))?;
+        Ok(Self { memory: memory.clone(), addr, base: memory.pointer(addr), size, align })
+    }
+
+    /// Where hardware finds the block.
+    #[must_use]
+    pub fn addr(&self) -> PhysAddr {
+        self.addr
+    }
+
+    /// The number of bytes, a multiple of 8.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The block as 64-bit words.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        let base = self.base.cast::<AtomicU64>();
+        // SAFETY: the block is allocated for as long as `self` is, aligned to at least 8 bytes, and
+        // accessed atomically only; `size` is a multiple of 8.
+        unsafe { core::slice::from_raw_parts(base.as_ptr(), self.size / 8) }
+    }
+
+    fn bytes(&self) -> &[AtomicU8] {
+        let base = self.base.cast::<AtomicU8>();
+        // SAFETY: the block is allocated for as long as `self` is and accessed atomically only.
+        unsafe { core::slice::from_raw_parts(base.as_ptr(), self.size) }
+    }
+
+    /// The little-endian word `index`.
+    #[must_use]
+    pub fn load(&self, index: usize) -> u64 {
+        u64::from_le(self.words()[index].load(Ordering::Relaxed))
+    }
+
+    /// Stores the little-endian word `index` as one single-copy-atomic access, and cleans it where
+    /// the memory is not coherent. Not ordered against other stores; see
+    /// [`DmaMemory::write_barrier`].
+    pub fn store(&self, index: usize, value: u64) {
+        self.memory.store_word(&self.words()[index], value.to_le());
+        if !self.memory.is_coherent() {
+            self.memory.clean(PhysAddr(self.addr.0 + index as u64 * 8), 8);
+        }
+    }
+
+    /// Copies out of the block, from byte `offset` on.
+    pub fn read_at(&self, offset: usize, to: &mut [u8]) {
+        let from = &self.bytes()[offset..][..to.len()];
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Copies into the block, from byte `offset` on, and cleans where the memory is not coherent.
+    pub fn write_at(&self, offset: usize, from: &[u8]) {
+        for (to, from) in self.bytes()[offset..][..from.len()].iter().zip(from) {
+            to.store(*from, Ordering::Relaxed);
+        }
+        if !self.memory.is_coherent() {
+            self.memory.clean(PhysAddr(self.addr.0 + offset as u64), from.len());
+        }
+    }
+
+    /// The memory the block came from.
+    #[must_use]
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Never gives the block back: what to do with memory that hardware may go on using.
+    pub fn leak(self) {
+        let _ = ManuallyDrop::new(self);
+    }
+}
+
+impl<M: DmaMemory> Drop for DmaBlock<M> {
+    fn drop(&mut self) {
+        // SAFETY: the block came from this memory with this size and alignment, and this is the
+        // only handle to it. That no hardware uses it is the promise of whoever told hardware.
+        unsafe { self.memory.free(self.addr, self.size, self.align) }
+    }
+}
+
+impl<M: DmaMemory> fmt::Debug for DmaBlock<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DmaBlock({}, {:#x} bytes)", self.addr, self.size)
+    }
+}
