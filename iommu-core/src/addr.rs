@@ -87,7 +87,11 @@ impl Pasid {
     /// `None` where `value` does not fit 20 bits.
     #[must_use]
     pub const fn new(value: u32) -> Option<Self> {
-        if value <= Self::MAX.0 { Some(Self(value)) } else { None }
+        if value <= Self::MAX.0 {
+            Some(Self(value))
+        } else {
+            None
+        }
     }
 
     /// The value, at most 20 bits.
@@ -127,7 +131,11 @@ impl AddrRange {
     /// The range from `start` to `last`, both in it; `None` where `last` is below `start`.
     #[must_use]
     pub const fn inclusive(start: u64, last: u64) -> Option<Self> {
-        if last < start { None } else { Some(Self { start, last }) }
+        if last < start {
+            None
+        } else {
+            Some(Self { start, last })
+        }
     }
 
     /// The first address.
@@ -165,7 +173,10 @@ impl AddrRange {
     /// the start goes down, the end up.
     #[must_use]
     pub const fn to_pages(self, size: u64) -> Self {
-        Self { start: self.start & !(size - 1), last: self.last | (size - 1) }
+        Self {
+            start: self.start & !(size - 1),
+            last: self.last | (size - 1),
+        }
     }
 }
 

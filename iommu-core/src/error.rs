@@ -157,7 +157,11 @@ impl fmt::Display for Culprit {
             Self::Phys(addr) => write!(f, "physical address {addr}"),
             Self::Range(range) => write!(f, "range {range}"),
             Self::Register { name, value } => write!(f, "{name} = {value:#x}"),
-            Self::Command { queue, command, index } => {
+            Self::Command {
+                queue,
+                command,
+                index,
+            } => {
                 write!(f, "{command} in slot {index} of the {queue}")
             }
         }
@@ -178,7 +182,11 @@ impl Error {
     /// A failure of `kind` for `reason`, a phrase without a full stop.
     #[must_use]
     pub const fn new(kind: ErrorKind, reason: &'static str) -> Self {
-        Self { kind, reason, culprit: Culprit::None }
+        Self {
+            kind,
+            reason,
+            culprit: Culprit::None,
+        }
     }
 
     /// The same failure, with whose it is.
@@ -237,9 +245,15 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_device_and_its_regions() {
-        let regions = [AddrRange::new(0x8000, 0x1000).unwrap(), AddrRange::new(0xa000, 1).unwrap()];
-        let error = Error::new(ErrorKind::InvalidArgument, "blocking would cut them")
-            .of(Culprit::Pinned { device: "gpu".into(), regions: regions.into() });
+        let regions = [
+            AddrRange::new(0x8000, 0x1000).unwrap(),
+            AddrRange::new(0xa000, 1).unwrap(),
+        ];
+        let error =
+            Error::new(ErrorKind::InvalidArgument, "blocking would cut them").of(Culprit::Pinned {
+                device: "gpu".into(),
+                regions: regions.into(),
+            });
         assert_eq!(
             error.to_string(),
             "device gpu, pinned by firmware to 0x8000..=0x8fff, 0xa000..=0xa000: \

@@ -37,8 +37,16 @@ impl<M: DmaMemory> DmaBlock<M> {
     /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
     pub fn new(memory: &M, size: usize, align: usize, purpose: &'static str) -> Result<Self> {
         let (size, align) = (size.next_multiple_of(8), align.max(8));
-        let addr = memory.allocate(size, align).ok_or(Error::out_of_memory(purpose))?;
-        Ok(Self { memory: memory.clone(), addr, base: memory.pointer(addr), size, align })
+        let addr = memory
+            .allocate(size, align)
+            .ok_or(Error::out_of_memory(purpose))?;
+        Ok(Self {
+            memory: memory.clone(),
+            addr,
+            base: memory.pointer(addr),
+            size,
+            align,
+        })
     }
 
     /// Where hardware finds the block.
@@ -80,7 +88,8 @@ impl<M: DmaMemory> DmaBlock<M> {
     pub fn store(&self, index: usize, value: u64) {
         self.memory.store_word(&self.words()[index], value.to_le());
         if !self.memory.is_coherent() {
-            self.memory.clean(PhysAddr(self.addr.0 + index as u64 * 8), 8);
+            self.memory
+                .clean(PhysAddr(self.addr.0 + index as u64 * 8), 8);
         }
     }
 
@@ -98,7 +107,8 @@ impl<M: DmaMemory> DmaBlock<M> {
             to.store(*from, Ordering::Relaxed);
         }
         if !self.memory.is_coherent() {
-            self.memory.clean(PhysAddr(self.addr.0 + offset as u64), from.len());
+            self.memory
+                .clean(PhysAddr(self.addr.0 + offset as u64), from.len());
         }
     }
 

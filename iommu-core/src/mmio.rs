@@ -31,13 +31,16 @@ impl MmioBank {
     #[must_use]
     pub fn new(mut registers: UniqueMmioPointer<'static, [ReadPureWrite<u64>]>) -> Self {
         let len = registers.len() * size_of::<u64>();
-        Self { base: registers.ptr_nonnull().cast(), len }
+        Self {
+            base: registers.ptr_nonnull().cast(),
+            len,
+        }
     }
 
     fn register<T>(&self, offset: usize) -> UniqueMmioPointer<'_, ReadPureWrite<T>> {
         let size = size_of::<T>();
         assert!(
-            offset % size == 0 && offset < self.len && self.len - offset >= size,
+            offset.is_multiple_of(size) && offset < self.len && self.len - offset >= size,
             "no register of {size} bytes at offset {offset:#x}"
         );
         // SAFETY: the assertion keeps the result inside the bank.
@@ -77,8 +80,10 @@ mod tests {
     use alloc::boxed::Box;
 
     fn bank() -> MmioBank {
-        let fake: &'static mut [ReadPureWrite<u64>] =
-            Box::leak(Box::new([ReadPureWrite(0x1122_3344_5566_7788), ReadPureWrite(0)]));
+        let fake: &'static mut [ReadPureWrite<u64>] = Box::leak(Box::new([
+            ReadPureWrite(0x1122_3344_5566_7788),
+            ReadPureWrite(0),
+        ]));
         MmioBank::new(UniqueMmioPointer::from(fake))
     }
 

@@ -255,7 +255,11 @@ pub trait DeviceControl: Send + Sync + 'static {
 assert_obj_safe!(DeviceControl);
 
 fn no_such_switch(on: bool, reason: &'static str) -> Result {
-    if on { Err(Error::new(ErrorKind::Unsupported, reason)) } else { Ok(()) }
+    if on {
+        Err(Error::new(ErrorKind::Unsupported, reason))
+    } else {
+        Ok(())
+    }
 }
 
 /// The [`DeviceControl`] of a device without ATS, PASIDs and page requests.
