@@ -1,2 +1,38 @@
-//! In work.
+//! A driver for Arm's SMMUv3, as a backend of [`iommu_core`].
+//!
+//! | | |
+//! |---|---|
+//! | Stream table | linear or two levels, the second allocated when a device needs it |
+//! | Streams | abort, bypass, stage 1 (one context descriptor), stage 2 |
+//! | Page tables | 4 KiB granule with 2 MiB and 1 GiB blocks, 32 to 48 bits |
+//! | Events | decoded and printable; read by interrupt or by polling |
+//! | Not yet | PASIDs, ATS, page requests, stalls, nesting, 16 and 64 KiB granules |
+//!
+//! The layers: [`spec`] holds the architecture's types and nothing else; `entries` says what goes
+//! into table entries; the queues and tables talk to one SMMU through its
+//! [`Platform`](iommu_core::Platform); [`ArmSmmuV3`] is the driver. Which domain a device is on,
+//! and when, is decided by [`iommu_core::Iommu`].
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod attach;
+mod command_queue;
+mod config;
+mod domain;
+mod entries;
+mod event_queue;
+mod features;
+mod hardware;
+mod ids;
+mod reset;
+mod smmu;
+pub mod spec;
+mod stream_table;
+
+pub use config::{Config, ShutdownPolicy, StreamTableFormat};
+pub use features::{Features, IdRegisters};
+pub use smmu::{ArmSmmuV3, GlobalErrors};

@@ -116,6 +116,12 @@ pub struct AddrRange {
 }
 
 impl AddrRange {
+    /// All addresses.
+    pub const EVERYTHING: Self = Self {
+        start: 0,
+        last: u64::MAX,
+    };
+
     /// The `len` bytes from `start`; `None` where `len` is zero or the range wraps around.
     #[must_use]
     pub const fn new(start: u64, len: u64) -> Option<Self> {

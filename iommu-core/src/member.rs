@@ -120,6 +120,12 @@ impl Member {
         self.state.downcast_mut()
     }
 
+    /// As [`state`](Self::state), to look at.
+    #[must_use]
+    pub fn state_ref<T: 'static>(&self) -> Option<&T> {
+        self.state.downcast_ref()
+    }
+
     /// All its reserved regions, sorted.
     #[must_use]
     pub fn reserved_regions(&self) -> &[ReservedRegion] {

@@ -1,9 +1,8 @@
 //! Blocks of DMA memory that free themselves.
 
 use core::fmt;
-use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::addr::PhysAddr;
 use crate::error::{Error, Result};
@@ -20,6 +19,7 @@ pub struct DmaBlock<M: DmaMemory> {
     base: NonNull<u8>,
     size: usize,
     align: usize,
+    leaked: AtomicBool,
 }
 
 // SAFETY: the block is a plain piece of memory, accessed atomically through any shared reference;
@@ -46,6 +46,7 @@ impl<M: DmaMemory> DmaBlock<M> {
             base: memory.pointer(addr),
             size,
             align,
+            leaked: AtomicBool::new(false),
         })
     }
 
@@ -118,14 +119,18 @@ impl<M: DmaMemory> DmaBlock<M> {
         &self.memory
     }
 
-    /// Never gives the block back: what to do with memory that hardware may go on using.
-    pub fn leak(self) {
-        let _ = ManuallyDrop::new(self);
+    /// Never gives the block back, however often it is dropped: what to do with memory that
+    /// hardware may go on using.
+    pub fn leak(&self) {
+        self.leaked.store(true, Ordering::Relaxed);
     }
 }
 
 impl<M: DmaMemory> Drop for DmaBlock<M> {
     fn drop(&mut self) {
+        if *self.leaked.get_mut() {
+            return;
+        }
         // SAFETY: the block came from this memory with this size and alignment, and this is the
         // only handle to it. That no hardware uses it is the promise of whoever told hardware.
         unsafe { self.memory.free(self.addr, self.size, self.align) }

@@ -4,7 +4,7 @@ mod armv8;
 mod table;
 
 pub use armv8::{Stage1, Stage2};
-pub use table::{PageTable, Unlinked};
+pub use table::{PAGE_SIZES, PageTable, Unlinked};
 
 use crate::addr::PhysAddr;
 use crate::domain::Prot;

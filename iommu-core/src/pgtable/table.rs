@@ -11,6 +11,9 @@ use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::memory::DmaBlock;
 use crate::platform::DmaMemory;
 
+/// The page sizes that can be mapped, a bit for each: 4 KiB, 2 MiB and 1 GiB.
+pub const PAGE_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
+
 const PAGE_SHIFT: u32 = 12;
 const LEVEL_BITS: u32 = 9;
 const TABLE_SIZE: usize = 4096;
@@ -36,13 +39,11 @@ pub struct PageTable<M: DmaMemory, F: Format> {
     root: DmaBlock<M>,
     root_level: u8,
     input_bits: u32,
+    leaked: bool,
     format: PhantomData<F>,
 }
 
 impl<M: DmaMemory, F: Format> PageTable<M, F> {
-    /// The page sizes that can be mapped: 4 KiB, 2 MiB and 1 GiB.
-    pub const PAGE_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
-
     /// An empty table for addresses of `input_bits` (32 to 48), starting at the level that makes
     /// the walk shortest, with as many tables side by side as the format allows.
     ///
@@ -69,6 +70,7 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
             root,
             root_level,
             input_bits,
+            leaked: false,
             format: PhantomData,
         })
     }
@@ -326,14 +328,18 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         }
     }
 
-    /// Never frees the tables: hardware may go on walking them.
-    pub fn leak(self) {
-        core::mem::forget(self);
+    /// Never frees the tables, when dropped either: hardware may go on walking them.
+    pub fn leak(&mut self) {
+        self.root.leak();
+        self.leaked = true;
     }
 }
 
 impl<M: DmaMemory, F: Format> Drop for PageTable<M, F> {
     fn drop(&mut self) {
+        if self.leaked {
+            return;
+        }
         let mut all = Unlinked {
             memory: self.memory().clone(),
             first: None,

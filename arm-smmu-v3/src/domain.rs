@@ -1,0 +1,257 @@
+//! Paging domains: a page table, and the tag its translations carry in the TLB.
+
+use alloc::sync::Arc;
+
+use iommu_core::pgtable::{Format, PAGE_SIZES, PageTable, Stage1, Stage2, Unlinked};
+use iommu_core::{
+    AddrRange, Culprit, DmaBlock, DmaMemory, Error, ErrorKind, Geometry, Iova, MapError,
+    PagingConfig, PagingOps, PhysAddr, Platform, Prot, Result, Stage,
+};
+use lock_api::Mutex;
+
+use crate::entries::{self, Table};
+use crate::features::Features;
+use crate::smmu::Inner;
+use crate::spec::commands::Command;
+use crate::spec::ste::Ste;
+
+/// Above this many pages, everything with the domain's tag is invalidated instead of each page.
+const MAX_PAGE_COMMANDS: u64 = 64;
+const PAGE_SIZE: u64 = 4096;
+
+/// A paging domain of one SMMU.
+pub(crate) struct PagingDomain<P: Platform> {
+    smmu: Arc<Inner<P>>,
+    tables: Tables<P>,
+    /// What the STE of an attached stream says.
+    ste: Ste,
+    geometry: Geometry,
+}
+
+/// A page table under the lock that keeps its users apart. Held for changes of the table alone,
+/// never while waiting for the hardware.
+type Locked<P, F> = Mutex<<P as Platform>::IrqLock, PageTable<<P as Platform>::Memory, F>>;
+
+enum Tables<P: Platform> {
+    Stage1 {
+        table: Locked<P, Stage1>,
+        cd: DmaBlock<P::Memory>,
+        asid: u16,
+    },
+    Stage2 {
+        table: Locked<P, Stage2>,
+        vmid: u16,
+    },
+}
+
+impl<P: Platform> PagingDomain<P> {
+    pub(crate) fn new(smmu: &Arc<Inner<P>>, config: &PagingConfig) -> Result<Self> {
+        let features = &smmu.features;
+        let stage1 = match config.stage {
+            Stage::Any => features.stage1,
+            Stage::First if features.stage1 => true,
+            Stage::Second if features.stage2 => false,
+            Stage::First | Stage::Second => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the SMMU does not have this stage",
+                ));
+            }
+        };
+        let widest = if stage1 { 48 } else { features.output_bits };
+        let bits = config.input_bits.unwrap_or(widest);
+        if bits > widest {
+            return Err(Error::new(
+                ErrorKind::OutOfRange,
+                "more input bits than the SMMU has",
+            ));
+        }
+        if stage1 {
+            Self::stage1(smmu, bits)
+        } else {
+            Self::stage2(smmu, bits)
+        }
+    }
+
+    fn stage1(smmu: &Arc<Inner<P>>, input_bits: u8) -> Result<Self> {
+        let memory = smmu.hardware.platform.memory();
+        let table = PageTable::new(memory, input_bits.into())?;
+        let cd = DmaBlock::new(memory, 64, 64, "a context descriptor")?;
+        let asid = smmu.asids.allocate()?;
+        let words = entries::cd(
+            &smmu.features,
+            smmu.walk,
+            describe(&table, input_bits),
+            asid,
+        )
+        .to_words();
+        // No STE points to the CD yet, so it needs no order and no invalidation (3.21.3).
+        for (index, word) in words.into_iter().enumerate() {
+            cd.store(index, word);
+        }
+        let ste = entries::stage1(&smmu.features, smmu.walk, cd.addr());
+        let geometry = geometry(&smmu.features, input_bits);
+        let tables = Tables::Stage1 {
+            table: Mutex::new(table),
+            cd,
+            asid,
+        };
+        Ok(Self {
+            smmu: smmu.clone(),
+            tables,
+            ste,
+            geometry,
+        })
+    }
+
+    fn stage2(smmu: &Arc<Inner<P>>, input_bits: u8) -> Result<Self> {
+        let table = PageTable::new(smmu.hardware.platform.memory(), input_bits.into())?;
+        let vmid = smmu.vmids.allocate()?;
+        let ste = entries::stage2(
+            &smmu.features,
+            smmu.walk,
+            describe(&table, input_bits),
+            vmid,
+        );
+        let geometry = geometry(&smmu.features, input_bits);
+        let tables = Tables::Stage2 {
+            table: Mutex::new(table),
+            vmid,
+        };
+        Ok(Self {
+            smmu: smmu.clone(),
+            tables,
+            ste,
+            geometry,
+        })
+    }
+
+    pub(crate) fn belongs_to(&self, smmu: &Arc<Inner<P>>) -> bool {
+        Arc::ptr_eq(&self.smmu, smmu)
+    }
+
+    pub(crate) fn ste(&self) -> &Ste {
+        &self.ste
+    }
+
+    /// Invalidates what the TLB may hold of the range, and waits for it.
+    fn invalidate(&self, iova: Iova, len: u64) -> Result {
+        let pages = len / PAGE_SIZE;
+        let count = if pages > MAX_PAGE_COMMANDS { 0 } else { pages };
+        let everything = (count == 0).then(|| self.invalidate_tag());
+        let each = (0..count).map(|page| {
+            let iova = Iova(iova.0 + page * PAGE_SIZE);
+            match self.tables {
+                Tables::Stage1 { asid, .. } => Command::tlbi_va(asid, iova),
+                Tables::Stage2 { vmid, .. } => Command::tlbi_ipa(vmid, iova),
+            }
+        });
+        self.smmu
+            .commands
+            .run(&self.smmu.hardware, everything.into_iter().chain(each))
+    }
+
+    /// Invalidates everything that carries the domain's tag.
+    fn invalidate_tag(&self) -> Command {
+        match self.tables {
+            Tables::Stage1 { asid, .. } => Command::tlbi_asid(asid),
+            Tables::Stage2 { vmid, .. } => Command::tlbi_vmid(vmid),
+        }
+    }
+
+    fn unmap_in<F: Format>(&self, table: &Locked<P, F>, iova: Iova, len: u64) -> Result {
+        let unlinked: Unlinked<P::Memory> = table.lock().unmap(iova, len)?;
+        match self.invalidate(iova, len) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                unlinked.leak();
+                Err(error)
+            }
+        }
+    }
+}
+
+fn describe<M: DmaMemory, F: Format>(table: &PageTable<M, F>, input_bits: u8) -> Table {
+    Table {
+        root: table.root(),
+        root_level: table.root_level(),
+        input_bits,
+    }
+}
+
+fn geometry(features: &Features, input_bits: u8) -> Geometry {
+    let first = |bits: u8| AddrRange::inclusive(0, u64::MAX >> (64 - bits));
+    Geometry {
+        aperture: first(input_bits).unwrap_or(AddrRange::EVERYTHING),
+        physical: first(features.output_bits).unwrap_or(AddrRange::EVERYTHING),
+        page_sizes: PAGE_SIZES,
+    }
+}
+
+impl<P: Platform> PagingOps for PagingDomain<P> {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn map(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        len: u64,
+        prot: Prot,
+    ) -> core::result::Result<(), MapError> {
+        // What was not valid is in no TLB (Arm DDI 0487, D8.16): nothing to invalidate.
+        match &self.tables {
+            Tables::Stage1 { table, .. } => table.lock().map(iova, phys, len, prot),
+            Tables::Stage2 { table, .. } => table.lock().map(iova, phys, len, prot),
+        }
+    }
+
+    fn unmap(&self, iova: Iova, len: u64) -> Result {
+        match &self.tables {
+            Tables::Stage1 { table, .. } => self.unmap_in(table, iova, len),
+            Tables::Stage2 { table, .. } => self.unmap_in(table, iova, len),
+        }
+    }
+
+    fn translate(&self, iova: Iova) -> Option<PhysAddr> {
+        match &self.tables {
+            Tables::Stage1 { table, .. } => table.lock().translate(iova),
+            Tables::Stage2 { table, .. } => table.lock().translate(iova),
+        }
+    }
+}
+
+impl<P: Platform> Drop for PagingDomain<P> {
+    /// No stream is attached any more, but the TLB may be full of the domain's tag. Only when that
+    /// is gone are the tables and the tag free for somebody else.
+    fn drop(&mut self) {
+        let clean = self
+            .smmu
+            .commands
+            .run(&self.smmu.hardware, [self.invalidate_tag()]);
+        match (clean, &mut self.tables) {
+            (Ok(()), Tables::Stage1 { asid, .. }) => self.smmu.asids.free(*asid),
+            (Ok(()), Tables::Stage2 { vmid, .. }) => self.smmu.vmids.free(*vmid),
+            (Err(error), tables) => {
+                log::error!("a domain's tables and tag are never used again: {error}");
+                match tables {
+                    Tables::Stage1 { table, cd, .. } => {
+                        cd.leak();
+                        table.get_mut().leak();
+                    }
+                    Tables::Stage2 { table, .. } => table.get_mut().leak(),
+                }
+            }
+        }
+    }
+}
+
+/// The domain is not this SMMU's.
+pub(crate) fn foreign(culprit: Culprit) -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        "the domain belongs to another IOMMU",
+    )
+    .of(culprit)
+}

@@ -1,0 +1,218 @@
+//! Bring-up (3.11) and shutdown.
+
+use core::sync::atomic::Ordering;
+
+use iommu_core::{Culprit, DmaMemory, Domain, Error, ErrorKind, Platform, RegisterBank, Result};
+
+use crate::command_queue::CommandQueue;
+use crate::config::{Config, ShutdownPolicy, StreamTableFormat};
+use crate::entries::{self, WalkAttributes};
+use crate::event_queue::EventQueue;
+use crate::features::{Features, IdRegisters};
+use crate::hardware::Hardware;
+use crate::ids::Ids;
+use crate::smmu::Inner;
+use crate::spec::commands::Command;
+use crate::spec::registers::{Cr0, Cr1, Cr2, IrqCtrl, SIZE, offset};
+use crate::spec::ste::WORDS;
+use crate::stream_table::StreamTable;
+
+/// Makes an SMMU of a platform: reads what it is, allocates all it needs, then starts it.
+pub(crate) fn bring_up<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
+    let inner = build(platform, config)?;
+    // From here on, dropping `inner` shuts the hardware down.
+    inner.start()?;
+    Ok(inner)
+}
+
+fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
+    let len = platform.bank().len();
+    if len < SIZE {
+        return Err(
+            Error::new(ErrorKind::OutOfRange, "an SMMUv3 has 128 KiB of registers").of(
+                Culprit::Register {
+                    name: "the last mapped register",
+                    value: len as u64,
+                },
+            ),
+        );
+    }
+    let features = Features::decode(&IdRegisters::read(platform.bank()))?;
+    let memory = platform.memory();
+    let coherent = memory.is_coherent();
+    if coherent != features.coherent {
+        log::warn!(
+            "the platform says that walks are {}coherent, the SMMU says otherwise: the platform is right",
+            if coherent { "" } else { "not " }
+        );
+    }
+    let two_level = match config.stream_table {
+        StreamTableFormat::Auto => features.two_level_table,
+        StreamTableFormat::Linear => false,
+        StreamTableFormat::TwoLevel if features.two_level_table => true,
+        StreamTableFormat::TwoLevel => {
+            return Err(crate::smmu::unsupported(
+                "the SMMU has no 2-level stream table",
+            ));
+        }
+    };
+    let commands = CommandQueue::new(
+        memory,
+        config
+            .command_queue_log2
+            .clamp(1, features.command_queue_log2),
+    )?;
+    let events = EventQueue::new(
+        memory,
+        config.event_queue_log2.min(features.event_queue_log2),
+    )?;
+    let streams = StreamTable::new(memory, features.stream_bits, two_level)?;
+    let timeout = config.timeout;
+    let inner = Inner {
+        hardware: Hardware { platform, timeout },
+        features,
+        config,
+        walk: WalkAttributes::new(coherent),
+        streams,
+        commands,
+        events,
+        asids: Ids::new("no ASID is free", features.max_asid),
+        vmids: Ids::new("no VMID is free", features.max_vmid),
+        blocked: Domain::blocked(),
+        identity: Domain::identity(),
+        started: false.into(),
+    };
+    inner.preset_rmrs()?;
+    Ok(inner)
+}
+
+impl<P: Platform> Inner<P> {
+    /// Opens the streams that firmware asked to keep open. The hardware does not see the table yet.
+    ///
+    /// A stream that cannot be is firmware's mistake and is logged; running out of memory is not.
+    fn preset_rmrs(&self) -> Result {
+        let bypass = entries::bypass(&self.features);
+        for rmr in &self.config.rmrs {
+            for &stream in &rmr.streams {
+                match self.streams.reach(stream) {
+                    Ok(_) => self.streams.store(stream, 0..WORDS, &bypass),
+                    Err(error) if error.kind() == ErrorKind::OutOfRange => {
+                        log::error!("firmware asks for {}: {error}", rmr.region);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self) -> Result {
+        let hardware = &self.hardware;
+        let was_on = Cr0::from(hardware.read32(offset::CR0)).smmuen()
+            || Cr0::from(hardware.read32(offset::CR0ACK)).smmuen();
+        // DMA that firmware started, a framebuffer's say, must not break off before its stream is
+        // open. Where it passes at this moment, it goes on passing until the table is in force.
+        let stays_open = !was_on && !hardware.gbpa().abort() && !self.config.rmrs.is_empty();
+        if !stays_open {
+            hardware.set_gbpa_abort(true)?;
+        }
+        self.started.store(true, Ordering::Release);
+        hardware.set_cr0(Cr0::new())?;
+        hardware.set_irq_ctrl(IrqCtrl::new())?;
+        self.program();
+
+        let mut cr0 = Cr0::new().with_cmdqen(true);
+        hardware.set_cr0(cr0)?;
+        self.commands.open();
+        // What the caches hold at this moment is anybody's guess (3.11). Configuration first: an
+        // old entry could refill the TLB.
+        self.invalidate([Command::cfgi_all()])?;
+        let el2 = self.features.el2.then_some(Command::tlbi_el2_all());
+        self.invalidate(el2.into_iter().chain([Command::tlbi_nsnh_all()]))?;
+
+        cr0.set_eventqen(true);
+        hardware.set_cr0(cr0)?;
+        self.events.open();
+        if self.config.interrupts {
+            hardware.set_irq_ctrl(IrqCtrl::new().with_gerror(true).with_eventq(true))?;
+        }
+        cr0.set_smmuen(true);
+        hardware.set_cr0(cr0)?;
+        if stays_open {
+            hardware.set_gbpa_abort(true)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the registers that must not change while something is enabled.
+    fn program(&self) {
+        let Self {
+            hardware,
+            streams,
+            commands,
+            events,
+            walk,
+            ..
+        } = self;
+        let (cache, share) = (walk.cacheability, walk.shareability);
+        let cr1 = Cr1::new()
+            .with_table_ic(cache)
+            .with_table_oc(cache)
+            .with_table_sh(share)
+            .with_queue_ic(cache)
+            .with_queue_oc(cache)
+            .with_queue_sh(share);
+        hardware.write32(offset::CR1, cr1.into());
+        // Streams beyond the table are recorded. No part in broadcast invalidation by CPUs: the
+        // ASIDs and VMIDs here are the driver's own.
+        hardware.write32(
+            offset::CR2,
+            Cr2::new().with_ptm(true).with_recinvsid(true).into(),
+        );
+
+        hardware.platform.memory().write_barrier();
+        hardware.write64(offset::STRTAB_BASE, streams.base().into());
+        hardware.write32(offset::STRTAB_BASE_CFG, streams.base_cfg().into());
+
+        hardware.write64(offset::CMDQ_BASE, commands.base().into());
+        hardware.write32(offset::CMDQ_PROD, 0);
+        hardware.write32(offset::CMDQ_CONS, 0);
+
+        hardware.write64(offset::EVENTQ_BASE, events.base().into());
+        hardware.write32(offset::EVENTQ_PROD, 0);
+        hardware.write32(offset::EVENTQ_CONS, 0);
+
+        // An address of zero selects the wired interrupt (6.3.18).
+        if self.features.msi {
+            hardware.write64(offset::GERROR_IRQ_CFG0, 0);
+            hardware.write64(offset::EVENTQ_IRQ_CFG0, 0);
+        }
+        // Errors from before are nobody's any more.
+        hardware.write32(offset::GERRORN, hardware.read32(offset::GERROR));
+    }
+
+    /// Turns translation off, so that DMA does what `policy` says. Does nothing where the hardware
+    /// was never started or is off already.
+    pub(crate) fn shutdown(&self, policy: ShutdownPolicy) -> Result {
+        if !self.started.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let off = self.turn_off(policy);
+        if off.is_err() {
+            self.leak();
+        } else {
+            self.events.close();
+            self.commands.close();
+        }
+        off
+    }
+
+    fn turn_off(&self, policy: ShutdownPolicy) -> Result {
+        let hardware = &self.hardware;
+        // Translation ends even where this cannot be set.
+        let abort = hardware.set_gbpa_abort(policy == ShutdownPolicy::Abort);
+        hardware.set_cr0(Cr0::new())?;
+        hardware.set_irq_ctrl(IrqCtrl::new())?;
+        abort
+    }
+}

@@ -1,0 +1,214 @@
+//! The stream table (3.3.1): an entry for each stream, linear or in two levels.
+
+use alloc::collections::BTreeMap;
+
+use iommu_core::{Culprit, DmaBlock, DmaMemory, Error, ErrorKind, RawLock, Result, StreamId};
+use lock_api::Mutex;
+
+use crate::entries;
+use crate::spec::registers::{StrtabBase, StrtabBaseCfg};
+use crate::spec::ste::{L1Std, Ste, WORDS};
+
+/// Bits of a StreamID that index the second level: a PCI bus.
+const SPLIT: u32 = 8;
+/// The largest first level: 128 Ki descriptors, 1 MiB.
+const MAX_L1_LOG2: u32 = 17;
+/// The largest linear table: 64 Ki entries, 4 MiB.
+const MAX_LINEAR_LOG2: u32 = 16;
+
+const STE_SIZE: usize = size_of::<Ste>();
+
+/// Every stream aborts until something else is stored. With two levels, all first-level descriptors
+/// point to one shared table of aborting entries, so that a stream that nobody has asked for is as
+/// silent as in a linear table, instead of flooding the event queue.
+pub(crate) struct StreamTable<M: DmaMemory, L: RawLock> {
+    root: DmaBlock<M>,
+    bits: u32,
+    levels: Option<TwoLevels<M, L>>,
+}
+
+struct TwoLevels<M: DmaMemory, L: RawLock> {
+    /// What streams without a table of their own find.
+    aborting: DmaBlock<M>,
+    /// The second-level tables, by first-level index. Never taken out while the hardware is on.
+    tables: Mutex<L, BTreeMap<u32, Second<M>>>,
+}
+
+struct Second<M: DmaMemory> {
+    entries: DmaBlock<M>,
+    /// The hardware is known to have let go of what the descriptor was before.
+    in_force: bool,
+}
+
+fn table_of_aborts<M: DmaMemory>(
+    memory: &M,
+    log2: u32,
+    purpose: &'static str,
+) -> Result<DmaBlock<M>> {
+    let size = STE_SIZE << log2;
+    let table = DmaBlock::new(memory, size, size, purpose)?;
+    let abort = entries::abort().to_words()[0];
+    for entry in 0..1 << log2 {
+        table.store(entry * WORDS, abort);
+    }
+    Ok(table)
+}
+
+impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
+    /// A table for StreamIDs of `bits`, cut down to what one table can reasonably cover.
+    pub(crate) fn new(memory: &M, bits: u32, two_level: bool) -> Result<Self> {
+        if !two_level || bits <= SPLIT {
+            let bits = bits.min(MAX_LINEAR_LOG2);
+            let root = table_of_aborts(memory, bits, "the stream table")?;
+            return Ok(Self {
+                root,
+                bits,
+                levels: None,
+            });
+        }
+        let bits = bits.min(SPLIT + MAX_L1_LOG2);
+        let aborting = table_of_aborts(memory, SPLIT, "the shared stream table")?;
+        let size = size_of::<L1Std>() << (bits - SPLIT);
+        let root = DmaBlock::new(memory, size, size.max(64), "the stream table's first level")?;
+        for index in 0..1 << (bits - SPLIT) {
+            root.store(index, descriptor(&aborting).into());
+        }
+        let levels = TwoLevels {
+            aborting,
+            tables: Mutex::new(BTreeMap::new()),
+        };
+        Ok(Self {
+            root,
+            bits,
+            levels: Some(levels),
+        })
+    }
+
+    pub(crate) fn base(&self) -> StrtabBase {
+        let addr = (self.root.addr().0 >> 6) & ((1 << 50) - 1);
+        StrtabBase::new().with_addr(addr).with_ra(true)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "at most 25 bits")]
+    pub(crate) fn base_cfg(&self) -> StrtabBaseCfg {
+        let cfg = StrtabBaseCfg::new().with_log2size(self.bits as u8);
+        if self.levels.is_some() {
+            cfg.with_fmt(1).with_split(SPLIT as u8)
+        } else {
+            cfg
+        }
+    }
+
+    /// Makes sure that `stream` has an entry of its own. Returns whether the hardware must be told
+    /// (`CMD_CFGI_STE` with `Leaf` = 0, 5.1.1) before the entry counts; what became of that goes to
+    /// [`in_force`](Self::in_force).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::OutOfRange`], [`ErrorKind::OutOfMemory`].
+    pub(crate) fn reach(&self, stream: StreamId) -> Result<bool> {
+        self.check(stream)?;
+        let Some(levels) = &self.levels else {
+            return Ok(false);
+        };
+        let index = stream.0 >> SPLIT;
+        let mut tables = levels.tables.lock();
+        if let Some(table) = tables.get(&index) {
+            return Ok(!table.in_force);
+        }
+        let memory = self.root.memory();
+        let entries = table_of_aborts(memory, SPLIT, "a second-level stream table")?;
+        let word = descriptor(&entries).into();
+        tables.insert(
+            index,
+            Second {
+                entries,
+                in_force: false,
+            },
+        );
+        memory.write_barrier();
+        self.root.store(index as usize, word);
+        memory.write_barrier();
+        Ok(true)
+    }
+
+    /// The hardware has confirmed that it uses the stream's own entry.
+    pub(crate) fn in_force(&self, stream: StreamId) {
+        if let Some(levels) = &self.levels
+            && let Some(table) = levels.tables.lock().get_mut(&(stream.0 >> SPLIT))
+        {
+            table.in_force = true;
+        }
+    }
+
+    fn check(&self, stream: StreamId) -> Result {
+        if u64::from(stream.0) >> self.bits == 0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::OutOfRange,
+            "the stream table does not go that far",
+        )
+        .of(Culprit::Stream(stream)))
+    }
+
+    /// Calls `with` with the entry's table and the index of its first word.
+    fn entry<T>(&self, stream: StreamId, with: impl FnOnce(&DmaBlock<M>, usize) -> T) -> Option<T> {
+        self.check(stream).ok()?;
+        let Some(levels) = &self.levels else {
+            return Some(with(&self.root, stream.0 as usize * WORDS));
+        };
+        let at = (stream.0 & ((1 << SPLIT) - 1)) as usize * WORDS;
+        let tables = levels.tables.lock();
+        tables
+            .get(&(stream.0 >> SPLIT))
+            .map(|table| with(&table.entries, at))
+    }
+
+    /// The entry as it stands in memory; `None` for a stream beyond the table.
+    pub(crate) fn read(&self, stream: StreamId) -> Option<Ste> {
+        self.check(stream).ok()?;
+        let own = self.entry(stream, |table, at| {
+            Ste::from_words(core::array::from_fn(|word| table.load(at + word)))
+        });
+        own.or(Some(entries::abort()))
+    }
+
+    /// Stores words of the entry of a stream that was [`reach`](Self::reach)ed, each by one
+    /// single-copy-atomic store, in rising order. No barrier.
+    pub(crate) fn store(&self, stream: StreamId, words: core::ops::Range<usize>, from: &Ste) {
+        let from = from.to_words();
+        let stored = self.entry(stream, |table, at| {
+            for word in words {
+                table.store(at + word, from[word]);
+            }
+        });
+        debug_assert!(stored.is_some(), "stream {stream} was never reached");
+    }
+
+    /// The memory stays allocated for good.
+    pub(crate) fn leak(&self) {
+        self.root.leak();
+        if let Some(levels) = &self.levels {
+            levels.aborting.leak();
+            levels
+                .tables
+                .lock()
+                .values()
+                .for_each(|table| table.entries.leak());
+        }
+    }
+}
+
+fn descriptor<M: DmaMemory>(table: &DmaBlock<M>) -> L1Std {
+    const SPAN: u8 = 9;
+    const {
+        assert!(
+            1 << (SPAN - 1) == 1 << SPLIT,
+            "a span of n covers 2^(n-1) entries"
+        )
+    };
+    L1Std::new()
+        .with_span(SPAN)
+        .with_l2_ptr((table.addr().0 >> 6) & ((1 << 50) - 1))
+}
