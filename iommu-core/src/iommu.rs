@@ -380,9 +380,16 @@ impl<L: RawLock> Shared<L> {
         }
     }
 
+    /// Whether attaching `member` to `domain` takes the regions that firmware pinned it to along.
+    fn maps_direct(&self, domain: &DomainRef, member: &Member) -> bool {
+        member.require_direct()
+            && domain.kind() == DomainKind::Paging
+            && !self.fixed.contains(domain)
+    }
+
     /// Makes `domain` hold the regions that firmware pinned `member` to.
     pub(crate) fn hold_direct(&self, domain: &DomainRef, member: &Member) -> Result {
-        if !member.require_direct() || domain.kind() != DomainKind::Paging {
+        if !self.maps_direct(domain, member) {
             return Ok(());
         }
         let _guard = self.direct.lock();
@@ -391,7 +398,7 @@ impl<L: RawLock> Shared<L> {
 
     /// Ends [`hold_direct`](Self::hold_direct).
     pub(crate) fn drop_direct(&self, domain: &DomainRef, member: &Member) {
-        if member.require_direct() && domain.kind() == DomainKind::Paging {
+        if self.maps_direct(domain, member) {
             let _guard = self.direct.lock();
             domain.drop_direct(member.direct_ranges());
         }

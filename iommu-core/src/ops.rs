@@ -52,7 +52,8 @@ pub struct Probed {
     pub state: Box<dyn Any + Send>,
     /// The reserved regions that the backend knows of, from firmware tables or the architecture.
     pub reserved: Vec<ReservedRegion>,
-    /// What the device's traffic without PASID is on at this moment.
+    /// What the device's traffic without PASID is on at this moment: one of the backend's fixed
+    /// domains, or what cannot be said for certain, or something that is to stay until first use.
     pub attached: Attached,
 }
 

@@ -29,6 +29,20 @@ impl FixedDomains {
         })
     }
 
+    /// Whether `domain` is one of them. The core maps nothing into these, not even what firmware
+    /// pinned: they are the backend's, whatever their kind.
+    pub(crate) fn contains(&self, domain: &DomainRef) -> bool {
+        let fixed = [
+            Some(&self.blocked),
+            self.identity.as_ref(),
+            Some(&self.release),
+        ];
+        fixed
+            .into_iter()
+            .flatten()
+            .any(|fixed| Arc::ptr_eq(fixed, domain))
+    }
+
     /// Where a device rests whose traffic leaves its domain without a new one: at its release, and
     /// where its group has no default domain.
     ///

@@ -1,0 +1,557 @@
+//! The core's rules for the life of a device, on a mocked backend that records every call.
+
+use std::sync::{Arc, Mutex};
+
+use iommu_core::{
+    Attached, Culprit, DefaultDomain, DeviceInfo, Domain, DomainRef, Error, ErrorKind, Iommu,
+    IommuConfig, Member, NoControl, Probed, ReservedKind, ReservedRegion, Rest,
+};
+use mock_hw::MockIommuOps;
+use mockall::Sequence;
+
+/// The fixed domains of a mocked backend, and what it was asked to do.
+struct Backend {
+    blocked: DomainRef,
+    identity: Option<DomainRef>,
+    release: Option<DomainRef>,
+    /// What a probed device is on.
+    found: Attached,
+    log: Log,
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn push(&self, entry: String) {
+        self.0.lock().unwrap().push(entry);
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Backend {
+    fn new() -> Self {
+        let blocked = Domain::blocked();
+        let found = Attached::On(blocked.clone());
+        let identity = Some(Domain::identity());
+        Self {
+            release: Some(blocked.clone()),
+            blocked,
+            identity,
+            found,
+            log: Log::default(),
+        }
+    }
+
+    /// A name for a domain in the log.
+    fn namer(&self) -> impl Fn(&DomainRef) -> String + Send + 'static {
+        let fixed = [
+            ("blocked", Some(self.blocked.clone())),
+            ("identity", self.identity.clone()),
+            ("release", self.release.clone()),
+        ];
+        move |domain| {
+            let same = |fixed: &Option<DomainRef>| {
+                fixed
+                    .as_ref()
+                    .is_some_and(|fixed| Arc::ptr_eq(fixed, domain))
+            };
+            let name = fixed
+                .iter()
+                .find(|(_, fixed)| same(fixed))
+                .map(|(name, _)| *name);
+            name.map_or_else(|| format!("{:?}", domain.kind()), Into::into)
+        }
+    }
+
+    /// A mock that has the fixed domains and answers probes; attaches are for the test to expect.
+    fn mock(&self) -> MockIommuOps {
+        let mut ops = MockIommuOps::new();
+        ops.expect_blocked_domain()
+            .return_const(Some(self.blocked.clone()));
+        ops.expect_identity_domain()
+            .return_const(self.identity.clone());
+        ops.expect_release_domain()
+            .return_const(self.release.clone());
+        let found = self.found.clone();
+        ops.expect_probe().returning(move |_, _| {
+            Ok(Probed {
+                state: Box::new(()),
+                reserved: Vec::new(),
+                attached: found.clone(),
+            })
+        });
+        ops
+    }
+
+    /// A mock on which every attach succeeds; all of it is logged.
+    fn obedient(&self) -> MockIommuOps {
+        let mut ops = self.mock();
+        let (log, name) = (self.log.clone(), self.namer());
+        ops.expect_prepare().returning(move |member, _| {
+            log.push(format!(
+                "prepare {} for {}",
+                member.name(),
+                name(member.pending().unwrap())
+            ));
+            Ok(())
+        });
+        let log = self.log.clone();
+        ops.expect_cancel()
+            .returning(move |member, _| log.push(format!("cancel {}", member.name())));
+        let (log, name) = (self.log.clone(), self.namer());
+        ops.expect_commit().returning(move |members, _| {
+            log.push(format!("commit {}", moves(members, &name)));
+            members.iter_mut().for_each(Member::landed);
+            Ok(())
+        });
+        let (log, name) = (self.log.clone(), self.namer());
+        ops.expect_release().returning(move |member| {
+            let on = member
+                .attached()
+                .domain()
+                .map_or("nothing known".into(), &name);
+            log.push(format!("release {} on {on}", member.name()));
+        });
+        ops
+    }
+
+    fn core(&self, ops: MockIommuOps) -> Iommu {
+        let config = IommuConfig {
+            default_domain: DefaultDomain::Parked,
+            ..IommuConfig::default()
+        };
+        Iommu::with_config(ops, config).unwrap()
+    }
+}
+
+fn moves(members: &[Member], name: &impl Fn(&DomainRef) -> String) -> String {
+    let moves = members.iter().filter_map(|member| {
+        let new = member.pending()?;
+        let old = member.attached().domain().map_or("?".into(), name);
+        Some(format!("{}: {old} -> {}", member.name(), name(new)))
+    });
+    moves.collect::<Vec<_>>().join(", ")
+}
+
+fn plain(name: &str, stream: u32) -> DeviceInfo {
+    DeviceInfo::new(name).streams([stream])
+}
+
+fn pinned(name: &str, stream: u32) -> DeviceInfo {
+    plain(name, stream)
+        .reserved(ReservedRegion::new(0x8000_0000, 0x10_0000, ReservedKind::Direct).unwrap())
+}
+
+fn control() -> Arc<NoControl> {
+    Arc::new(NoControl)
+}
+
+#[test]
+fn release_parks_on_the_release_domain_before_the_backend_forgets_the_device() {
+    let backend = Backend::new();
+    let iommu = backend.core(backend.obedient());
+    let device = iommu.add_device(plain("nic", 1), control()).unwrap();
+    device.attach(&iommu.identity_domain().unwrap()).unwrap();
+    backend.log.take();
+    assert_eq!(device.release().unwrap(), Rest::Blocked);
+    assert_eq!(
+        backend.log.take(),
+        [
+            "prepare nic for blocked",
+            "commit nic: identity -> blocked",
+            "release nic on blocked"
+        ]
+    );
+}
+
+#[test]
+fn release_of_a_pinned_device_takes_identity_instead_of_the_blocked_domain() {
+    let backend = Backend::new();
+    let iommu = backend.core(backend.obedient());
+    let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
+    assert_eq!(device.release().unwrap(), Rest::Identity);
+    assert_eq!(
+        backend.log.take(),
+        [
+            "prepare gpu for identity",
+            "commit gpu: blocked -> identity",
+            "release gpu on identity"
+        ]
+    );
+}
+
+#[test]
+fn a_backend_without_release_domain_parks_on_its_blocked_domain() {
+    let backend = Backend {
+        release: None,
+        ..Backend::new()
+    };
+    let iommu = backend.core(backend.obedient());
+    let plain = iommu.add_device(plain("nic", 1), control()).unwrap();
+    let pinned = iommu.add_device(pinned("gpu", 2), control()).unwrap();
+    assert_eq!(plain.release().unwrap(), Rest::Blocked);
+    assert_eq!(pinned.release().unwrap(), Rest::Identity);
+}
+
+#[test]
+fn a_release_domain_that_is_not_the_blocked_object_stands_for_pinned_devices_too() {
+    // It blocks, but it is not *the* blocked domain: the test is by object, not by kind.
+    for release in [Domain::blocked(), Domain::identity()] {
+        let backend = Backend {
+            release: Some(release),
+            ..Backend::new()
+        };
+        let iommu = backend.core(backend.obedient());
+        let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
+        device.release().unwrap();
+        assert_eq!(backend.log.take()[1], "commit gpu: blocked -> release");
+    }
+}
+
+#[test]
+fn without_an_identity_domain_a_pinned_device_is_parked_on_the_blocked_one() {
+    let backend = Backend {
+        identity: None,
+        ..Backend::new()
+    };
+    let iommu = backend.core(backend.obedient());
+    let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
+    assert_eq!(device.release().unwrap(), Rest::Blocked);
+}
+
+#[test]
+fn release_of_a_device_whose_attach_is_deferred_touches_no_hardware() {
+    let backend = Backend {
+        found: Attached::Deferred,
+        ..Backend::new()
+    };
+    for device in [plain("nic", 1), pinned("gpu", 1)] {
+        let iommu = backend.core(backend.obedient());
+        let device = iommu.add_device(device, control()).unwrap();
+        let name = device.name().to_owned();
+        assert_eq!(device.release().unwrap(), Rest::Untouched);
+        assert_eq!(
+            backend.log.take(),
+            [format!("release {name} on nothing known")]
+        );
+    }
+}
+
+#[test]
+fn a_deferred_device_is_attached_once_and_only_when_asked() {
+    let backend = Backend {
+        found: Attached::Deferred,
+        ..Backend::new()
+    };
+    let config = IommuConfig {
+        default_domain: DefaultDomain::Identity,
+        ..IommuConfig::default()
+    };
+    let iommu: Iommu = Iommu::with_config(backend.obedient(), config).unwrap();
+    let device = iommu.add_device(plain("nic", 1), control()).unwrap();
+    device.detach().unwrap();
+    assert_eq!(
+        backend.log.take(),
+        [""; 0],
+        "the default domain is not attached yet"
+    );
+    device.attach_now().unwrap();
+    device.attach_now().unwrap();
+    let once = ["prepare nic for identity", "commit nic: ? -> identity"];
+    assert_eq!(backend.log.take(), once);
+    assert_eq!(device.release().unwrap(), Rest::Blocked);
+}
+
+#[test]
+fn attaching_another_domain_ends_the_deferral() {
+    let backend = Backend {
+        found: Attached::Deferred,
+        ..Backend::new()
+    };
+    let config = IommuConfig {
+        default_domain: DefaultDomain::Identity,
+        ..IommuConfig::default()
+    };
+    let iommu: Iommu = Iommu::with_config(backend.obedient(), config).unwrap();
+    let device = iommu.add_device(plain("nic", 1), control()).unwrap();
+    device.attach(&iommu.blocked_domain()).unwrap();
+    assert_eq!(
+        backend.log.take(),
+        ["prepare nic for blocked", "commit nic: ? -> blocked"]
+    );
+    device.attach_now().unwrap();
+    assert_eq!(backend.log.take(), [""; 0]);
+    device.release().unwrap();
+}
+
+#[test]
+fn release_runs_in_this_order_and_drops_the_domain_last() {
+    let backend = Backend::new();
+    let mut ops = backend.mock();
+    let mut order = Sequence::new();
+    let target = backend.blocked.clone();
+    let mut default = mock_hw::MockPagingOps::new();
+    default.expect_geometry().times(0);
+    let default = Domain::paging(default);
+    let weak = Arc::downgrade(&default);
+    ops.expect_paging_domain().return_once(move |_| Ok(default));
+    ops.expect_prepare()
+        .once()
+        .in_sequence(&mut order)
+        .returning(|_, _| Ok(()));
+    ops.expect_commit()
+        .once()
+        .in_sequence(&mut order)
+        .returning(|members, _| {
+            members.iter_mut().for_each(Member::landed);
+            Ok(())
+        });
+    let alive = weak.clone();
+    ops.expect_prepare()
+        .once()
+        .in_sequence(&mut order)
+        .returning(move |member, _| {
+            assert!(Arc::ptr_eq(member.pending().unwrap(), &target));
+            assert_eq!(alive.strong_count(), 3, "the group's two and the device's");
+            Ok(())
+        });
+    ops.expect_commit()
+        .once()
+        .in_sequence(&mut order)
+        .returning(|members, _| {
+            assert_eq!(members.len(), 1);
+            members[0].landed();
+            Ok(())
+        });
+    let alive = weak.clone();
+    ops.expect_release()
+        .once()
+        .in_sequence(&mut order)
+        .returning(move |_| {
+            assert_eq!(
+                alive.strong_count(),
+                2,
+                "the device has left, the group still stands"
+            );
+        });
+    let iommu: Iommu = Iommu::new(ops).unwrap();
+    let device = iommu.add_device(plain("nic", 1), control()).unwrap();
+    device.release().unwrap();
+    assert_eq!(
+        weak.strong_count(),
+        0,
+        "the group is empty: its domains are gone"
+    );
+}
+
+#[test]
+fn a_group_keeps_its_domain_until_its_last_device_is_released() {
+    let backend = Backend::new();
+    let iommu = backend.core(backend.obedient());
+    let a = iommu
+        .add_device(plain("a", 1).group("g"), control())
+        .unwrap();
+    let b = iommu
+        .add_device(plain("b", 2).group("g"), control())
+        .unwrap();
+    let identity = iommu.identity_domain().unwrap();
+    a.group().attach(&identity).unwrap();
+    assert_eq!(
+        a.attach(&identity).unwrap_err().kind(),
+        ErrorKind::InvalidArgument
+    );
+    a.release().unwrap();
+    assert!(b.attached().is(&identity));
+    backend.log.take();
+    let c = iommu
+        .add_device(plain("c", 1).group("g"), control())
+        .unwrap();
+    assert_eq!(
+        backend.log.take(),
+        ["prepare c for identity", "commit c: blocked -> identity"]
+    );
+    drop((b, c));
+}
+
+#[test]
+fn a_failed_park_is_reported_and_nothing_the_hardware_may_use_is_reused() {
+    let backend = Backend::new();
+    let mut ops = backend.mock();
+    ops.expect_prepare().returning(|_, _| Ok(()));
+    ops.expect_commit().once().returning(|members, _| {
+        members.iter_mut().for_each(Member::landed);
+        Ok(())
+    });
+    ops.expect_commit()
+        .returning(|_, _| Err(Error::new(ErrorKind::IommuTimedOut, "dead")));
+    ops.expect_release().never();
+    let domain = Domain::paging(mock_hw::MockPagingOps::new());
+    let iommu = backend.core(ops);
+    let device = iommu.add_device(plain("nic", 1), control()).unwrap();
+    device.attach(&domain).unwrap();
+    assert_eq!(
+        device.release().unwrap_err().kind(),
+        ErrorKind::IommuTimedOut
+    );
+    assert!(
+        Arc::strong_count(&domain) > 1,
+        "the hardware may still be walking it"
+    );
+    let again = iommu.add_device(plain("nic", 1), control()).unwrap_err();
+    assert_eq!(
+        (again.kind(), again.culprit()),
+        (ErrorKind::Busy, &Culprit::Stream(1.into()))
+    );
+}
+
+#[test]
+fn a_backend_that_forgets_to_report_a_move_leaves_the_device_uncertain() {
+    let backend = Backend::new();
+    let mut ops = backend.mock();
+    ops.expect_prepare().returning(|_, _| Ok(()));
+    ops.expect_commit().returning(|_, _| Ok(()));
+    let iommu = backend.core(ops);
+    let device = iommu.add_device(plain("nic", 1), control()).unwrap();
+    let identity = iommu.identity_domain().unwrap();
+    assert_eq!(
+        device.attach(&identity).unwrap_err().kind(),
+        ErrorKind::Internal
+    );
+    let Attached::Uncertain {
+        old: Some(old),
+        new,
+    } = device.attached()
+    else {
+        panic!("{:?}", device.attached());
+    };
+    assert!(Arc::ptr_eq(&old, &backend.blocked) && Arc::ptr_eq(&new, &identity));
+    assert!(device.release().is_err());
+}
+
+#[test]
+fn dropping_a_device_releases_it() {
+    let backend = Backend::new();
+    let iommu = backend.core(backend.obedient());
+    drop(iommu.add_device(plain("nic", 1), control()).unwrap());
+    assert_eq!(backend.log.take().last().unwrap(), "release nic on blocked");
+    iommu
+        .add_device(plain("nic", 1), control())
+        .unwrap()
+        .release()
+        .unwrap();
+}
+
+#[test]
+fn blocking_a_pinned_device_is_refused_before_any_hardware_is_touched() {
+    let backend = Backend::new();
+    let mut ops = backend.mock();
+    ops.expect_prepare().never();
+    ops.expect_commit().times(0..=2).returning(|members, _| {
+        members.iter_mut().for_each(Member::landed);
+        Ok(())
+    });
+    let iommu = backend.core(ops);
+    let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
+    let refused = device.attach(&iommu.blocked_domain()).unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.errno()),
+        (ErrorKind::InvalidArgument, 22)
+    );
+    let text = refused.to_string();
+    assert!(
+        text.contains("gpu") && text.contains("0x80000000..=0x800fffff"),
+        "{text}"
+    );
+    // Another object that blocks is refused by its kind.
+    assert!(device.attach(&Domain::blocked()).is_err());
+    assert!(device.domain().is_none());
+    std::mem::forget(device);
+}
+
+#[test]
+fn one_pinned_device_keeps_its_whole_group_from_being_blocked() {
+    let backend = Backend::new();
+    let iommu = backend.core(backend.obedient());
+    let a = iommu
+        .add_device(plain("a", 1).group("g"), control())
+        .unwrap();
+    let b = iommu
+        .add_device(pinned("b", 2).group("g"), control())
+        .unwrap();
+    let refused = a.group().attach(&iommu.blocked_domain()).unwrap_err();
+    assert!(matches!(refused.culprit(), Culprit::Pinned { device, .. } if &**device == "b"));
+    assert_eq!(backend.log.take(), [""; 0]);
+    b.release().unwrap();
+    a.group().attach(&iommu.blocked_domain()).unwrap();
+    a.release().unwrap();
+}
+
+#[test]
+fn a_blocked_domain_of_another_kind_is_refused_for_what_it_is_used_as() {
+    // A backend may block by an empty paging domain.
+    let blocked = Domain::paging(mock_hw::MockPagingOps::new());
+    let backend = Backend {
+        blocked: blocked.clone(),
+        release: Some(blocked.clone()),
+        found: Attached::On(blocked.clone()),
+        ..Backend::new()
+    };
+    let iommu = backend.core(backend.obedient());
+    let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
+    assert_eq!(
+        device.attach(&blocked).unwrap_err().kind(),
+        ErrorKind::InvalidArgument
+    );
+    assert_eq!(device.release().unwrap(), Rest::Identity);
+}
+
+#[test]
+fn relaxable_regions_pin_nothing() {
+    let backend = Backend::new();
+    let iommu = backend.core(backend.obedient());
+    let region = ReservedRegion::new(0x1000, 1, ReservedKind::DirectRelaxable).unwrap();
+    let device = iommu
+        .add_device(plain("usb", 1).reserved(region), control())
+        .unwrap();
+    device.attach(&iommu.blocked_domain()).unwrap();
+    assert_eq!(device.reserved_regions(), [region]);
+    assert_eq!(device.release().unwrap(), Rest::Blocked);
+}
+
+#[test]
+fn a_backend_without_a_blocked_domain_is_refused() {
+    let mut ops = MockIommuOps::new();
+    ops.expect_blocked_domain().return_const(None);
+    ops.expect_identity_domain()
+        .return_const(Some(Domain::identity()));
+    ops.expect_release_domain().return_const(None);
+    let refused = Iommu::<iommu_core::SpinLock>::new(ops).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn bad_devices_are_refused_and_leave_nothing_behind() {
+    let backend = Backend::new();
+    let iommu = backend.core(backend.obedient());
+    let none = iommu
+        .add_device(DeviceInfo::new("none"), control())
+        .unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::InvalidArgument);
+    let a = iommu
+        .add_device(DeviceInfo::new("a").streams([1, 2, 2]), control())
+        .unwrap();
+    let alias = iommu
+        .add_device(DeviceInfo::new("b").streams([3, 2]), control())
+        .unwrap_err();
+    assert_eq!(
+        (alias.kind(), alias.culprit()),
+        (ErrorKind::Busy, &Culprit::Stream(2.into()))
+    );
+    // Stream 3 was not kept by the refused device.
+    let c = iommu.add_device(plain("c", 3), control()).unwrap();
+    drop((a, c));
+}
