@@ -136,7 +136,7 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
 
 fn state(member: &mut Member) -> Result<&mut DeviceState> {
     let culprit = member.culprit();
-    member.state().ok_or_else(|| {
+    member.state_mut().ok_or_else(|| {
         Error::new(
             ErrorKind::Internal,
             "the device's state is not this driver's",
@@ -236,6 +236,6 @@ impl<P: Platform> Inner<P> {
 /// What the pending commit stores for the member, and whether the hardware has confirmed what its
 /// entries are.
 fn target(member: &Member) -> Option<(Ste, bool)> {
-    let state = member.state_ref::<DeviceState>()?;
+    let state = member.state::<DeviceState>()?;
     state.target.map(|target| (target, state.confirmed))
 }

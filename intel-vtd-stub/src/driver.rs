@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use iommu_core::{AddrRange, Attached, DeviceControl, DeviceInfo, Domain, DomainRef};
+use iommu_core::{Attached, DeviceControl, DeviceInfo, Domain, DomainRef, StreamId};
 use iommu_core::{DmaMemory, Error, ErrorKind, FirmwareRegion, IommuOps, Member, PagingConfig};
 use iommu_core::{Platform, Probed, ReservedKind, ReservedRegion, Result, Slot};
 use lock_api::Mutex;
@@ -15,15 +15,14 @@ use crate::spec::{ContextEntry, Gcmd, SourceId};
 use crate::tables::{Entry, Tables};
 use crate::unit::Unit;
 
-/// The domain id of pass-through entries. With CAP.CM, hardware tags what is not present with 0
-/// (6.1), so that one is no domain's.
+/// The domain id of pass-through entries. With CAP.CM, hardware tags what is not present with 0, so
+/// that one is no domain's.
 const PASS_THROUGH_DID: u16 = 1;
 
-/// The addresses whose writes are interrupts and are never translated (3.14).
-const MSI_WINDOW: AddrRange = match AddrRange::inclusive(0xfee0_0000, 0xfeef_ffff) {
-    Some(window) => window,
-    None => panic!("the window's end is above its start"),
-};
+/// Where the addresses begin whose writes are interrupts and are never translated.
+const MSI_START: u64 = 0xfee0_0000;
+/// How many of them there are.
+const MSI_LEN: u64 = 0x10_0000;
 
 /// What a platform tells the driver of a unit beside its registers.
 #[derive(Clone, Debug)]
@@ -202,7 +201,7 @@ fn is_direct(rmrr: &FirmwareRegion) -> bool {
     )
 }
 
-fn sources(streams: &[iommu_core::StreamId]) -> Result<Vec<SourceId>> {
+fn sources(streams: &[StreamId]) -> Result<Vec<SourceId>> {
     streams.iter().map(|stream| (*stream).try_into()).collect()
 }
 
@@ -226,15 +225,16 @@ impl<P: Platform> Inner<P> {
         }
     }
 
-    fn plan<'m>(&self, member: &'m mut Member) -> Result<Option<Plan<'m, P::Memory>>> {
+    fn plan<'m>(&self, member: &'m Member) -> Result<Option<Plan<'m, P::Memory>>> {
         let Some(domain) = member.pending() else {
             return Ok(None);
         };
         let target = self.target(domain)?;
-        let culprit = member.culprit();
         match member.state::<Known<P::Memory>>() {
             Some(known) => Ok(Some((target, &known.entries))),
-            None => Err(Error::new(ErrorKind::Internal, "a device of another backend").of(culprit)),
+            None => Err(
+                Error::new(ErrorKind::Internal, "a device of another backend").of(member.culprit()),
+            ),
         }
     }
 
@@ -302,11 +302,7 @@ impl<P: Platform> IommuOps for IntelVtd<P> {
             .filter(|rmrr| rmrr.streams.iter().any(|s| device.stream_ids().contains(s)))
             .map(|rmrr| rmrr.region)
             .collect();
-        reserved.push(ReservedRegion::new(
-            MSI_WINDOW.start(),
-            MSI_WINDOW.len_minus_one() + 1,
-            ReservedKind::Msi,
-        )?);
+        reserved.push(ReservedRegion::new(MSI_START, MSI_LEN, ReservedKind::Msi)?);
         Ok(Probed {
             state: Box::new(Known { entries }),
             reserved,

@@ -149,7 +149,7 @@ impl<P: Platform> Unit<P> {
         Gcmd::from_bits(self.status().into_bits() & SWITCHES)
     }
 
-    /// Writes one command and waits for its status: the hardware takes one at a time (11.4.4).
+    /// Writes one command and waits for its status: the hardware takes one at a time.
     fn command(
         &self,
         command: Gcmd,
@@ -207,7 +207,7 @@ impl<P: Platform> Unit<P> {
     }
 
     /// Flushes the write buffers where the hardware has any. An invalidation of the context cache
-    /// does that too (11.4.6), so it is needed only for changes that no invalidation follows.
+    /// does that too, so it is needed only for changes that no invalidation follows.
     pub(crate) fn flush_write_buffers(&self, switches: Gcmd) -> Result {
         if !self.cap.rwbf() {
             return Ok(());

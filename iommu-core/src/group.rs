@@ -88,9 +88,11 @@ impl<L: RawLock> Group<L> {
         match state.default.clone() {
             Some(default) => self.attach_locked(state, &default),
             None => {
-                park(&self.shared, &mut state.members)?;
-                state.domain = None;
-                Ok(())
+                let result = park(&self.shared, &mut state.members);
+                if !matches!(&result, Err(Failure::Prepare(_))) {
+                    state.domain = None;
+                }
+                result.map_err(Failure::into_error)
             }
         }
     }
@@ -169,7 +171,10 @@ pub(crate) fn transact<L: RawLock>(
 }
 
 /// Moves each of `members` to where it rests.
-pub(crate) fn park<L: RawLock>(shared: &Shared<L>, members: &mut [Member]) -> Result {
+pub(crate) fn park<L: RawLock>(
+    shared: &Shared<L>,
+    members: &mut [Member],
+) -> core::result::Result<(), Failure> {
     for member in &mut *members {
         let target = shared.fixed.park_target(member.require_direct());
         if member.require_direct() && blocks(target, &shared.fixed.blocked) {
@@ -180,7 +185,7 @@ pub(crate) fn park<L: RawLock>(shared: &Shared<L>, members: &mut [Member]) -> Re
         }
         member.set_pending(Some(target.clone()));
     }
-    move_pending(shared, members).map_err(Failure::into_error)
+    move_pending(shared, members)
 }
 
 /// Prepares every member that has a pending domain, then commits them all.

@@ -32,7 +32,7 @@ pub enum DefaultDomain {
     Paging,
     /// The identity domain: no protection.
     Identity,
-    /// None. The device stays where it rests until a domain is attached.
+    /// None. The device rests where a released one does, until a domain is attached.
     Parked,
 }
 
@@ -299,7 +299,7 @@ impl<L: RawLock> Shared<L> {
                     state.domain.clone_from(&domain);
                 }
                 match domain {
-                    None => Ok(()),
+                    None => self.settle(&mut state.members[at..]),
                     Some(domain) => transact(
                         self,
                         &mut state.members[at..],
@@ -323,6 +323,20 @@ impl<L: RawLock> Shared<L> {
             return Err(failure);
         }
         Ok(reserved)
+    }
+
+    /// Makes sure that newcomers rest where the core says, not only where the backend found them:
+    /// regions that only the platform knows of pin a device too.
+    fn settle(&self, members: &mut [Member]) -> core::result::Result<(), Failure> {
+        let rests = |member: &Member| match member.attached() {
+            Attached::Deferred => true,
+            on => on.is(self.fixed.park_target(member.require_direct())),
+        };
+        if members.iter().all(rests) {
+            Ok(())
+        } else {
+            park(self, members)
+        }
     }
 
     fn choose_default(&self) -> Result<Option<DomainRef>> {
@@ -353,7 +367,7 @@ impl<L: RawLock> Shared<L> {
         let parked = if deferred {
             Ok(())
         } else {
-            park(self, core::slice::from_mut(&mut member))
+            park(self, core::slice::from_mut(&mut member)).map_err(Failure::into_error)
         };
         let rest = if deferred {
             Rest::Untouched

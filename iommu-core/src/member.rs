@@ -116,14 +116,14 @@ impl Member {
 
     /// The backend's state, as [`Probed::state`] gave it, where it is a `T`.
     #[must_use]
-    pub fn state<T: 'static>(&mut self) -> Option<&mut T> {
-        self.state.downcast_mut()
+    pub fn state<T: 'static>(&self) -> Option<&T> {
+        self.state.downcast_ref()
     }
 
-    /// As [`state`](Self::state), to look at.
+    /// As [`state`](Self::state), to change.
     #[must_use]
-    pub fn state_ref<T: 'static>(&self) -> Option<&T> {
-        self.state.downcast_ref()
+    pub fn state_mut<T: 'static>(&mut self) -> Option<&mut T> {
+        self.state.downcast_mut()
     }
 
     /// All its reserved regions, sorted.

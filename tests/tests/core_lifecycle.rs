@@ -173,12 +173,21 @@ fn release_of_a_pinned_device_takes_identity_instead_of_the_blocked_domain() {
     let backend = Backend::new();
     let iommu = backend.core(backend.obedient());
     let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
+    let parked = [
+        "prepare gpu for identity",
+        "commit gpu: blocked -> identity",
+    ];
+    assert_eq!(
+        backend.log.take(),
+        parked,
+        "the backend did not know that it is pinned"
+    );
     assert_eq!(device.release().unwrap(), Rest::Identity);
     assert_eq!(
         backend.log.take(),
         [
             "prepare gpu for identity",
-            "commit gpu: blocked -> identity",
+            "commit gpu: identity -> identity",
             "release gpu on identity"
         ]
     );
@@ -207,8 +216,9 @@ fn a_release_domain_that_is_not_the_blocked_object_stands_for_pinned_devices_too
         };
         let iommu = backend.core(backend.obedient());
         let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
-        device.release().unwrap();
         assert_eq!(backend.log.take()[1], "commit gpu: blocked -> release");
+        device.release().unwrap();
+        assert_eq!(backend.log.take()[1], "commit gpu: release -> release");
     }
 }
 
@@ -447,13 +457,15 @@ fn dropping_a_device_releases_it() {
 
 #[test]
 fn blocking_a_pinned_device_is_refused_before_any_hardware_is_touched() {
-    let backend = Backend::new();
+    let identity = Domain::identity();
+    let backend = Backend {
+        identity: Some(identity.clone()),
+        found: Attached::On(identity),
+        ..Backend::new()
+    };
     let mut ops = backend.mock();
     ops.expect_prepare().never();
-    ops.expect_commit().times(0..=2).returning(|members, _| {
-        members.iter_mut().for_each(Member::landed);
-        Ok(())
-    });
+    ops.expect_commit().never();
     let iommu = backend.core(ops);
     let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
     let refused = device.attach(&iommu.blocked_domain()).unwrap_err();
@@ -482,6 +494,7 @@ fn one_pinned_device_keeps_its_whole_group_from_being_blocked() {
     let b = iommu
         .add_device(pinned("b", 2).group("g"), control())
         .unwrap();
+    backend.log.take();
     let refused = a.group().attach(&iommu.blocked_domain()).unwrap_err();
     assert!(matches!(refused.culprit(), Culprit::Pinned { device, .. } if &**device == "b"));
     assert_eq!(backend.log.take(), [""; 0]);

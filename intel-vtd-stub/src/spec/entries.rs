@@ -1,5 +1,5 @@
 //! The tables of legacy mode: a root table with an entry for each bus, a context table of each bus
-//! with an entry for each device and function (9.1, 9.3).
+//! with an entry for each device and function (chapter 9).
 
 use bitfield_struct::bitfield;
 use iommu_core::{Culprit, Error, ErrorKind, PhysAddr, StreamId};

@@ -1,4 +1,4 @@
-//! The registers (11.4).
+//! The registers, by the names that the specification gives them.
 
 use bitfield_struct::bitfield;
 use static_assertions::const_assert_eq;

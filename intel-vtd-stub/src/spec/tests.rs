@@ -3,7 +3,7 @@
 
 use super::*;
 use iommu_core::{ErrorKind, PhysAddr, StreamId};
-use std::{format, vec};
+use std::format;
 
 #[test]
 fn commands() {
@@ -138,8 +138,8 @@ fn entries() {
 #[test]
 fn no_value_panics() {
     for bits in [u64::MAX, 0x5555_5555_5555_5555, 0xaaaa_aaaa_aaaa_aaaa] {
-        let low = bits as u32;
-        let printed = vec![
+        let low = u32::try_from(bits >> 32).unwrap();
+        let printed = [
             format!("{:?}{:?}", Cap::from_bits(bits), Ecap::from_bits(bits)),
             format!("{:?}{:?}", Ccmd::from_bits(bits), Iotlb::from_bits(bits)),
             format!(

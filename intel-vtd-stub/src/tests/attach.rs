@@ -137,12 +137,11 @@ fn a_pinned_device_is_never_cut() {
 }
 
 #[test]
-fn a_device_of_which_one_function_is_open_is_on_neither_domain() {
+fn a_device_of_which_one_function_is_open_is_parked_as_a_whole() {
     let machine = Machine::new(Registers::default());
     let iommu = core(&start(&machine, vec![rmrr(&[0x10])]));
     let gpu = add(&iommu, "gpu", &[0x10, 0x11]);
-    assert!(matches!(gpu.attached(), Attached::Uncertain { .. }));
-    gpu.attach(&iommu.identity_domain().unwrap()).unwrap();
+    assert!(gpu.attached().is(&iommu.identity_domain().unwrap()));
     assert!(machine.open(0x10) && machine.open(0x11));
     assert_eq!(gpu.release().unwrap(), Rest::Identity);
 }
@@ -167,11 +166,8 @@ fn nothing_lands_on_hardware_that_does_not_answer() {
         assert!(matches!(nic.attached(), Attached::Uncertain { .. }));
         // Not present, and the other word stays for hardware that may be looking.
         assert_eq!(machine.entry(0x10), Some((0, 0x102)));
-
-        // Back to life: the next attach ends the uncertainty.
-        machine.stick(None);
-        let registers = &mut *machine.bank.registers.lock().unwrap();
-        (registers.ccmd, registers.iotlb) = (0, 0);
+        // Nor does its release, which keeps everything and says so.
+        assert!(nic.release().is_err());
     }
 }
 
@@ -256,4 +252,24 @@ fn after_a_shutdown_nothing_is_attached() {
     assert_eq!(error.kind(), ErrorKind::NotPermitted);
     assert_eq!(machine.events(), []);
     assert!(nic.release().is_err());
+}
+
+#[test]
+fn only_a_shutdown_gives_the_tables_back() {
+    let machine = Machine::new(Registers::default());
+    let vtd = start(&machine, vec![rmrr(&[0x10])]);
+    drop(vtd.clone());
+    drop(vtd);
+    assert_eq!((machine.events(), machine.memory.live()), (vec![], 2));
+
+    let machine = Machine::new(Registers::default());
+    let vtd = start(&machine, vec![rmrr(&[0x10])]);
+    machine.stick(Some(Stuck::TranslationOff));
+    assert_eq!(vtd.shutdown().unwrap_err().kind(), ErrorKind::IommuTimedOut);
+    machine.stick(None);
+    vtd.shutdown().unwrap();
+    vtd.shutdown().unwrap();
+    assert_eq!(machine.events(), [Event::Write32(0x18, 0); 2]);
+    drop(vtd);
+    assert_eq!(machine.memory.live(), 0);
 }
