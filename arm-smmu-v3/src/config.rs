@@ -34,6 +34,9 @@ pub struct Config {
     pub rmrs: Vec<FirmwareRegion>,
     /// The stream table's layout.
     pub stream_table: StreamTableFormat,
+    /// How many bits of a StreamID the stream table covers; cut down to what the hardware has.
+    /// Streams beyond it are terminated with an event.
+    pub stream_bits: u8,
     /// log2 of the number of commands in the command queue; cut down to what the hardware has.
     pub command_queue_log2: u8,
     /// log2 of the number of events in the event queue; cut down to what the hardware has.
@@ -47,11 +50,12 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// No RMRs, 256 commands, 128 events, one second, no interrupts.
+    /// No RMRs, all streams, 256 commands, 128 events, one second, no interrupts.
     fn default() -> Self {
         Self {
             rmrs: Vec::new(),
             stream_table: StreamTableFormat::default(),
+            stream_bits: 32,
             command_queue_log2: 8,
             event_queue_log2: 7,
             timeout: Duration::from_secs(1),

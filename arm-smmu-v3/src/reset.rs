@@ -66,7 +66,8 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
         memory,
         config.event_queue_log2.min(features.event_queue_log2),
     )?;
-    let streams = StreamTable::new(memory, features.stream_bits, two_level)?;
+    let stream_bits = features.stream_bits.min(config.stream_bits.into());
+    let streams = StreamTable::new(memory, stream_bits, two_level)?;
     let timeout = config.timeout;
     let inner = Inner {
         hardware: Hardware { platform, timeout },

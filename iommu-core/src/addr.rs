@@ -3,7 +3,7 @@
 use core::fmt;
 
 macro_rules! hex_newtype {
-    ($(#[$doc:meta])* $name:ident($inner:ty), $width:literal) => {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $format:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub struct $name(pub $inner);
@@ -16,7 +16,7 @@ macro_rules! hex_newtype {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!("{:#0", $width, "x}"), self.0)
+                write!(f, $format, self.0)
             }
         }
 
@@ -30,16 +30,16 @@ macro_rules! hex_newtype {
 
 hex_newtype! {
     /// An I/O virtual address: what a device puts on the bus.
-    Iova(u64), 12
+    Iova(u64), "{:#x}"
 }
 hex_newtype! {
     /// A physical address: what memory answers to, and what an IOMMU's own tables contain.
-    PhysAddr(u64), 12
+    PhysAddr(u64), "{:#x}"
 }
 hex_newtype! {
     /// What a transaction presents to tell the IOMMU whose it is: a StreamID on SMMUv3, a source id
     /// (bus, device, function) on VT-d.
-    StreamId(u32), 6
+    StreamId(u32), "{:#06x}"
 }
 
 impl Iova {

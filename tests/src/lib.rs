@@ -3,3 +3,4 @@
 pub mod clock;
 pub mod machine;
 pub mod qemu;
+pub mod tour;
