@@ -51,8 +51,9 @@ assert_obj_safe!(RegisterBank);
 ///
 /// Code that is otherwise safe trusts an implementation with memory safety. It must ensure that
 ///
-/// - [`allocate`](Self::allocate) returns zeroed memory of at least the size asked for, aligned as
-///   asked for in physical *and* in CPU addresses, that nothing else uses until it is freed;
+/// - [`allocate`](Self::allocate) returns memory of at least the size asked for that nothing else
+///   uses until it is freed, full of zeros for the CPU and for hardware, with a physical address
+///   aligned as asked for, and a CPU address too, up to 4 KiB;
 /// - [`pointer`](Self::pointer) of an address in such a block is valid for reads and writes to the
 ///   end of the block, for as long as the block is not freed, and stays the same; a block is
 ///   contiguous in both kinds of address;

@@ -1,6 +1,6 @@
 //! Who owns which bytes of an arena.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A first-fit allocator's books. Blocks start and end at multiples of 8.
 pub(crate) struct Ledger {
@@ -9,8 +9,8 @@ pub(crate) struct Ledger {
     /// Free ranges, start to end; no two touch.
     free: BTreeMap<u64, u64>,
     owned: BTreeMap<u64, Owned>,
-    /// The sizes of the blocks freed last, to tell a double free from a wild one.
-    freed: BTreeMap<u64, u64>,
+    /// Where blocks were freed, to tell a double free from a wild one.
+    freed: BTreeSet<u64>,
     allocated: u64,
     blocks: usize,
     attempts: usize,
@@ -34,7 +34,7 @@ impl Ledger {
             end,
             free: BTreeMap::from([(start, end)]),
             owned: BTreeMap::new(),
-            freed: BTreeMap::new(),
+            freed: BTreeSet::new(),
             allocated: 0,
             blocks: 0,
             attempts: 0,
@@ -109,7 +109,7 @@ impl Ledger {
                 let block = self.owned.remove(&addr)?;
                 let rounded = block.end - addr;
                 self.give_back(addr, block.end);
-                self.freed.insert(addr, rounded);
+                self.freed.insert(addr);
                 self.allocated -= rounded;
                 self.blocks -= 1;
                 return Some(rounded);
@@ -121,7 +121,7 @@ impl Ledger {
                 format!("allocated as {was:#x} bytes aligned to {of:#x}")
             }
             Some(Owned { asked: None, .. }) => "reserved".into(),
-            None if self.freed.contains_key(&addr) => "freed already".into(),
+            None if self.freed.contains(&addr) => "freed already".into(),
             None => "never allocated".into(),
         };
         self.violation(format!(

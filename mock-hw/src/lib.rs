@@ -6,6 +6,23 @@
 //! - [`smmuv3`]: a model of an SMMUv3 with a TLB and a configuration cache;
 //! - [`DmaDevice`]: a device that does DMA through a model.
 //!
+//! ```
+//! use iommu_core::{PhysAddr, RegisterBank};
+//! use mock_hw::smmuv3::{ModelConfig, SmmuModel};
+//! use mock_hw::{DmaDevice, MockMemory, Outcome};
+//!
+//! let memory = MockMemory::new(PhysAddr(0x4000_0000), 0x1_0000);
+//! memory.reserve(PhysAddr(0x4000_0000), 0x1000);
+//! let smmu = SmmuModel::new(memory, ModelConfig::default());
+//! let nic = DmaDevice::new(&smmu, 0x10);
+//! // Out of reset, everything passes.
+//! assert_eq!(nic.write(0x4000_0000, b"hello"), Outcome::Translated(PhysAddr(0x4000_0000)));
+//! // GBPA: Update, ABORT.
+//! smmu.bank().write32(0x44, 0x8010_0000);
+//! while smmu.bank().read32(0x44) & 0x8000_0000 != 0 {}
+//! assert_eq!(nic.write(0x4000_0000, b"hello"), Outcome::Aborted);
+//! ```
+//!
 //! Models decode every bit on their own, from the specifications; no driver's code is in them.
 
 mod arena;
@@ -14,8 +31,10 @@ mod clock;
 mod device;
 mod ledger;
 mod memory;
+mod ops;
 pub mod smmuv3;
 
 pub use clock::MockClock;
 pub use device::{Access, DmaDevice, Outcome, Translate};
 pub use memory::{BusError, MockMemory, POISON, StoreHook};
+pub use ops::{MockIommuOps, MockPagingOps};

@@ -243,7 +243,9 @@ impl MockMemory {
             return Err(BusError(addr));
         }
         self.check(addr, 8, "read")?;
-        if let Some(old) = locked(&self.shared.stale).get(&addr.0) {
+        if !self.is_coherent()
+            && let Some(old) = locked(&self.shared.stale).get(&addr.0)
+        {
             return Ok(*old);
         }
         Ok(u64::from_le(self.word(addr).load(Ordering::Acquire)))

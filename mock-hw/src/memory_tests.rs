@@ -44,6 +44,7 @@ fn wrong_frees_are_recorded_and_do_nothing() {
     free(&memory, a, 0x1000, 0x1000);
     assert!(memory.violations()[3].ends_with("freed already"));
     memory.reserve(BASE, 0x1000);
+    assert_eq!(memory.allocate(8, 8), Some(PhysAddr(BASE.0 + 0x1000)));
     free(&memory, BASE, 0x1000, 0x1000);
     assert!(memory.violations()[4].ends_with("reserved"));
     assert_eq!(memory.allocate(8, 3), None);
@@ -140,6 +141,11 @@ fn without_coherence_hardware_sees_a_store_once_it_is_cleaned() {
     assert_eq!((memory.read_word(a), memory.cleaned(a, 64)), (Ok(0), false));
     memory.clean(a, 8);
     assert_eq!((memory.read_word(a), memory.cleaned(a, 64)), (Ok(2), true));
+    // What was not cleaned is gone with the block.
+    memory.store_word(memory.word(a), 3u64.to_le());
+    free(&memory, a, 64, 64);
+    assert_eq!(memory.allocate(64, 64), Some(a));
+    assert_eq!(memory.read_word(a), Ok(0));
 }
 
 #[test]

@@ -197,14 +197,8 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     }
 
     fn new_table(&self) -> Result<PhysAddr> {
-        let memory = self.memory();
-        let table = memory
-            .allocate(TABLE_SIZE, TABLE_SIZE)
-            .ok_or(Error::out_of_memory("a page table"))?;
-        if !memory.is_coherent() {
-            memory.clean(table, TABLE_SIZE);
-        }
-        Ok(table)
+        let table = self.memory().allocate(TABLE_SIZE, TABLE_SIZE);
+        table.ok_or(Error::out_of_memory("a page table"))
     }
 
     /// Takes `len` bytes from `iova` out of the table. What was there may be cached by hardware

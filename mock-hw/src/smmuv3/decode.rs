@@ -2,7 +2,7 @@
 
 use iommu_core::PhysAddr;
 
-use super::bits::{address, bit, field, id, mask, span};
+use super::bits::{address, bit, field, id, span};
 use super::settings::{ModelConfig, size_bits};
 
 /// What an SMMU does with a stream's transactions.
@@ -441,13 +441,4 @@ fn stage1_tables(
         start_level,
     };
     Ok(tables.with_root_aligned())
-}
-
-impl Tables {
-    /// The hardware takes the bits below the first table's size as zero.
-    fn with_root_aligned(mut self) -> Self {
-        let entries = self.input_bits.saturating_sub(self.shift(self.start_level));
-        self.root.0 &= !mask(entries + 3);
-        self
-    }
 }

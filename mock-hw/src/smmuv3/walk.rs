@@ -74,6 +74,13 @@ impl Limits {
 }
 
 impl Tables {
+    /// The hardware takes the bits below the first table's size as zero.
+    pub(super) fn with_root_aligned(mut self) -> Self {
+        let entries = self.input_bits.saturating_sub(self.shift(self.start_level));
+        self.root.0 &= !mask(entries + 3);
+        self
+    }
+
     /// The lowest address bit that a table at `level` resolves.
     pub(super) fn shift(&self, level: u32) -> u32 {
         self.granule_bits + (3 - level.min(3)) * (self.granule_bits - 3)
@@ -103,7 +110,6 @@ impl Tables {
             (0..=2, 1) if block_allowed => (Step::Leaf as fn(u64) -> Step, self.shift(level)),
             _ => return Err(Kind::Translation),
         };
-
         let output = descriptor & mask(48) & !mask(low);
         if output >> self.output_bits.min(63) != 0 {
             return Err(Kind::AddressSize);

@@ -1,3 +1,5 @@
+use iommu_core::DmaMemory;
+
 use super::*;
 
 const CFGI_STE_5: [u64; 2] = [0x0005_0000_0003, 1];
@@ -37,20 +39,18 @@ fn translations_stay_until_invalidated_and_synchronised() {
     assert_eq!(rig.read(5, 0x20_3000), to(DATA));
     rig.poke(S1 + 0x2018, &[(DATA + 0x1000) | PAGE]);
     let wrong = [
-        [0x0008_0002_0000_0012, 0x20_3001], // ASID
-        [0x0007_0001_0000_0012, 0x20_3001], // VMID
-        [0x0007_0002_0000_0012, 0x20_4001], // address
-        [0x0007_0001_0000_0011, 0],         // ASID of another VMID
+        [0x0008_0002_0000_0012, 0x20_3001], // another ASID
+        [0x0007_0001_0000_0012, 0x20_3001], // another VMID
+        [0x0007_0002_0000_0012, 0x20_4001], // another address
+        [0x0007_0001_0000_0011, 0],         // another VMID, all of the ASID
         [0x0002_0000_002a, 0x20_3001],      // stage 2
-        [0x0007_0002_0000_0012, 0x20_3901], // 4 KiB, level 1
-        [0x0007_0002_0000_0012, 0x20_0a01], // 4 KiB, level 2
-        [0x0007_0002_0000_2012, 0x20_0701], // 4 KiB, three pages up to 0x20_2fff, level 3
-        [0x0007_0002_0000_2012, 0x20_0b01], // 16 KiB
+        [0x0007_0002_0091_f012, 0x501],     // 16384 pages of 4 KiB, level 1
+        [0x0007_0002_0000_4012, 0x20_0601], // 5 pages of 4 KiB, level 2
+        [0x0007_0002_0000_2012, 0x20_0701], // 3 pages of 4 KiB, level 3
+        [0x0007_0002_0000_4012, 0x20_0b01], // 5 pages of 16 KiB, level 3
     ];
     for command in wrong {
-        if command[1] != 0x20_3901 && command[1] != 0x20_0b01 {
-            rig.submit(&[command, SYNC]);
-        }
+        rig.submit(&[command, SYNC]);
         assert_eq!(rig.read(5, 0x20_3000), to(DATA), "{command:x?}");
     }
     rig.submit(&[TLBI_VA]);
@@ -125,8 +125,7 @@ fn a_table_that_is_freed_too_early_is_seen() {
     rig.bank.write32(0x88, 6);
     rig.queues();
     rig.enable();
-    rig.stage1_at(0x40_0000_0000);
-    use iommu_core::DmaMemory;
+    rig.stage1();
     let table = rig.memory.allocate(0x1000, 0x1000).unwrap();
     rig.poke(S1 + 0x1008, &[table.0 | 3]);
     rig.poke(table.0, &[0x4000_0000 | PAGE]);
@@ -202,11 +201,70 @@ fn the_tlb_is_refilled_through_stale_configuration() {
     assert_eq!(switch(&[CFGI_STE_5, SYNC, asid, SYNC]), to(0x4020_3000));
 }
 
-impl Rig {
-    /// Stage 1 for stream 5 with room for more below `_limit`.
-    fn stage1_at(&self, _limit: u64) {
-        self.ste(5, &[STE_S1, 0, 2]);
-        self.poke(CD, &[CD_39, S1, 0, 0xff]);
-        self.poke(S1, &[S1 + 0x1003]);
-    }
+#[test]
+fn a_level_keeps_pointers_to_tables_at_and_below_it() {
+    let rig = Rig::up();
+    rig.stage1();
+    assert_eq!(rig.read(5, 0x20_3000), to(DATA));
+    rig.poke(S1 + 0x1008, &[DATA & !0x1f_ffff | BLOCK]);
+    // One page of 4 KiB, not only leaves: level 2, then level 3.
+    rig.submit(&[TLBI_VA, [TLBI_VA[0], 0x20_0600], SYNC]);
+    assert_eq!(rig.read(5, 0x20_3000), to(DATA));
+    rig.submit(&[TLBI_VA, [TLBI_VA[0], 0x20_0700], SYNC]);
+    assert_eq!(rig.read(5, 0x20_3000), to(0x4040_3000));
+}
+
+#[test]
+fn global_entries_stay_in_their_set_of_asids() {
+    let rig = Rig::up();
+    rig.stage1();
+    rig.poke(S1 + 0x2018, &[DATA | PAGE & !0x800]);
+    assert_eq!(rig.read(5, 0x20_3000), to(DATA));
+    // Stream 9: ASID 8, same VMID; then ASET too.
+    rig.ste(9, &[STE_S1 + 0x1000, 0, 2]);
+    rig.poke(CD + 0x1000, &[CD_39 + (1 << 48), S1 + 0x8000]);
+    rig.poke(S1 + 0x8000, &[0x4000_0000 | BLOCK]);
+    assert_eq!(rig.read(9, 0x20_3000), to(DATA));
+    rig.poke(CD + 0x1000, &[(CD_39 + (1 << 48)) | 1 << 47]);
+    rig.submit(&[CFGI_ALL, SYNC]);
+    assert_eq!(rig.read(9, 0x20_3000), to(0x4020_3000));
+}
+
+#[test]
+fn a_first_level_of_contexts_stays_until_invalidated() {
+    // SSIDSIZE 16, CD2L.
+    let (idr0, idr1) = (0x0d4c_101b, 0x0273_0410);
+    let rig = Rig::up_with(ModelConfig {
+        idr0,
+        idr1,
+        ..Default::default()
+    });
+    rig.stage1();
+    // S1Fmt 0b10, S1CDMax 11, S1DSS 0b10.
+    rig.ste(5, &[11 << 59 | 0x4005_002b, 2]);
+    rig.poke(0x4005_0000, &[0x4006_0001]);
+    rig.poke(0x4006_0000, &[CD_39, S1]);
+    assert_eq!(rig.read(5, 0x20_3000), to(DATA));
+    rig.poke(0x4005_0000, &[0]);
+    rig.submit(&[[0x0005_0000_0005, 1], SYNC]);
+    assert_eq!(rig.read(5, 0x20_3000), to(DATA));
+    rig.submit(&[[0x0005_0000_0005, 0], SYNC]);
+    assert_eq!(rig.read(5, 0x20_3000), Outcome::Faulted);
+    assert_eq!(rig.events(), [[0x0000_0005_0000_0008, 0, 0, 0]]);
+}
+
+#[test]
+fn nothing_is_fetched_while_disabled() {
+    let rig = Rig::up();
+    rig.stage1();
+    assert_eq!(rig.read(5, 0x20_3000), to(DATA));
+    rig.cr0(0xc);
+    rig.submit(&[CFGI_STE_5, SYNC, SYNC]);
+    assert_eq!(rig.model.cached_stream_config(5), None);
+    rig.cr0(0xd);
+    rig.submit(&[SYNC]);
+    assert!(
+        rig.model.cached_stream_config(5).is_some(),
+        "fetched again, unasked"
+    );
 }

@@ -5,10 +5,10 @@ fn an_illegal_command_stops_the_queue_until_it_is_replaced() {
     let rig = Rig::up();
     let start = rig.bank.read32(0x9c);
     rig.submit(&[SYNC, [0xff, 0], SYNC]);
-    assert_eq!(rig.bank.read32(0x9c), 0x0100_0000 | start + 1);
+    assert_eq!(rig.bank.read32(0x9c), 0x0100_0000 | (start + 1));
     assert_eq!(rig.bank.read32(0x60), 1);
     rig.submit(&[SYNC]);
-    assert_eq!(rig.bank.read32(0x9c), 0x0100_0000 | start + 1);
+    assert_eq!(rig.bank.read32(0x9c), 0x0100_0000 | (start + 1));
     rig.poke(COMMANDS + u64::from(start + 1) * 16, &SYNC);
     rig.bank.write32(0x64, 1);
     assert_eq!(rig.bank.read32(0x9c) & 0xf_ffff, start + 4);
@@ -28,6 +28,7 @@ fn reserved_encodings_are_illegal() {
         [0x20, 0],                          // no hypervisor regime
         [0x50, 0],                          // Secure
         [0x0007_0002_0000_0012, 0x20_3401], // TG without range and TTL
+        [0x0007_0002_0000_0012, 0x20_0901], // 16 KiB and level 1, which is none
         [0x40, 0],                          // no ATS
         [0x41, 0],                          // no PRI
         [0x44, 0],                          // no stalls

@@ -119,7 +119,7 @@ impl Rig {
         let mut prod = u64::from(self.bank.read32(0x98));
         for command in commands {
             self.poke(COMMANDS + (prod & 0xff) * 16, command);
-            prod = prod + 1 & 0x1ff;
+            prod = (prod + 1) & 0x1ff;
         }
         self.bank.write32(0x98, u32::try_from(prod).unwrap());
     }
@@ -131,7 +131,7 @@ impl Rig {
         while (prod ^ cons) & 7 != 0 {
             let at = EVENTS + u64::from(cons & 3) * 32;
             events.push([0, 8, 16, 24].map(|word| self.peek(at + word)));
-            cons = cons & 1 << 31 | cons + 1 & 7;
+            cons = cons & 1 << 31 | (cons + 1) & 7;
         }
         self.bank.write32(0x1_00ac, cons);
         events

@@ -137,8 +137,8 @@ fn bases_are_aligned_to_their_sizes() {
     let rig = Rig::new(ModelConfig::default());
     rig.bank.write64(0x80, STREAMS + 0x40);
     rig.bank.write32(0x88, 6);
-    rig.bank.write64(0x90, COMMANDS + 0x100 | 8);
-    rig.bank.write64(0xa0, EVENTS + 0x20 | 2);
+    rig.bank.write64(0x90, (COMMANDS + 0x100) | 8);
+    rig.bank.write64(0xa0, (EVENTS + 0x20) | 2);
     rig.cr0(0xd);
     assert_eq!(rig.model.violations().len(), 3);
     let rig = Rig::new(ModelConfig::default());
@@ -152,12 +152,19 @@ fn prod_past_full_stops_the_queue() {
     let rig = Rig::up();
     let cons = rig.bank.read32(0x9c);
     rig.model.freeze_commands(true);
-    rig.bank.write32(0x98, cons + 0x100 & 0x1ff);
+    rig.bank.write32(0x98, (cons + 0x100) & 0x1ff);
     rig.is_clean();
-    rig.bank.write32(0x98, cons + 0x101 & 0x1ff);
+    rig.bank.write32(0x98, (cons + 0x101) & 0x1ff);
     assert_eq!(rig.model.violations().len(), 1);
     rig.model.freeze_commands(false);
     assert_eq!(rig.bank.read32(0x9c), cons);
+    // Disabling and enabling the queue starts it again.
+    rig.cr0(0);
+    rig.model.clear_commands();
+    rig.bank.write32(0x98, cons);
+    rig.cr0(8);
+    rig.submit(&[SYNC]);
+    assert_eq!(rig.model.syncs(), 1);
 }
 
 #[test]
@@ -197,8 +204,8 @@ fn nothing_that_software_writes_panics() {
                 random() >> (random() & 31),
                 Access::Write,
             );
-            rig.model.stream_config(stream);
-            rig.model.cached_stream_config(stream);
+            let _ = rig.model.stream_config(stream);
+            let _ = rig.model.cached_stream_config(stream);
         }
         rig.bank.write32(0x20, 0);
         rig.bank.read32(0x24);

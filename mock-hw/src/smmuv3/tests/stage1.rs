@@ -182,7 +182,7 @@ fn other_granules_translate() {
     rig.poke(S1, &[S1 + 0x4003, 0x4200_0000 | BLOCK]);
     rig.poke(S1 + 0x4008, &[(DATA + 0x4000) | PAGE]);
     assert_eq!(
-        (rig.read(5, 0x7fff), rig.read(5, 0x3fff_fff)),
+        (rig.read(5, 0x7fff), rig.read(5, 0x3ff_ffff)),
         (to(DATA + 0x7fff), to(0x43ff_ffff))
     );
     // 64 KiB, T0SZ 22 (42 bits): level 2 has 13 bits, level 3 too.
@@ -276,5 +276,118 @@ fn stalled_transactions_wait_for_software() {
     ]);
     assert_eq!(rig.model.resumed(first), Some(to(DATA)));
     assert_eq!(rig.model.resumed(second), Some(Outcome::Aborted));
+    rig.is_clean();
+}
+
+#[test]
+fn tables_limit_what_is_below_them() {
+    let rig = Rig::up();
+    rig.stage1();
+    // APTable: no writes.
+    rig.poke(S1, &[1 << 62 | (S1 + 0x1003)]);
+    assert_eq!(rig.read(5, 0x20_3000), to(DATA));
+    assert_eq!(rig.write(5, 0x20_3000), Outcome::Faulted);
+    // HAD0.
+    rig.poke(CD, &[CD_39, S1 | 2]);
+    rig.submit(&[CFGI_ALL, SYNC, TLBI_ALL, SYNC]);
+    assert_eq!(rig.write(5, 0x20_3000), to(DATA));
+    // APTable: no unprivileged access.
+    rig.poke(CD, &[CD_39, S1]);
+    rig.poke(S1, &[1 << 61 | (S1 + 0x1003)]);
+    rig.submit(&[CFGI_ALL, SYNC, TLBI_ALL, SYNC]);
+    assert_eq!(rig.read(5, 0x20_3000), Outcome::Faulted);
+    rig.is_clean();
+}
+
+#[test]
+fn privilege_comes_from_the_entry_if_it_may() {
+    // ATTR_PERMS_OVR.
+    let rig = Rig::up_with(ModelConfig {
+        idr1: 0x0673_0010,
+        ..Default::default()
+    });
+    rig.stage1();
+    rig.poke(S1 + 0x2018, &[DATA | READ_ONLY & !0x40]);
+    // PRIVCFG 0b11.
+    rig.ste(5, &[STE_S1, 3 << 48, 2]);
+    assert_eq!(rig.read(5, 0x20_3000), to(DATA));
+    assert_eq!(rig.write(5, 0x20_3000), Outcome::Faulted);
+    assert_eq!(
+        rig.events(),
+        [[0x0000_0005_0000_0013, 0x0202_0000_0000, 0x20_3000, 0]]
+    );
+    rig.is_clean();
+}
+
+#[test]
+fn large_granules_have_blocks_at_level_2_only() {
+    let rig = Rig::up();
+    rig.stage1();
+    // 16 KiB, T0SZ 25 (39 bits): from level 1 on.
+    rig.poke(CD, &[CD_39 | 2 << 6]);
+    rig.poke(S1, &[BLOCK]);
+    assert_eq!(rig.read(5, 0x1000), Outcome::Faulted);
+    assert_eq!(
+        rig.events(),
+        [[0x0000_0005_0000_0010, 0x0208_0000_0000, 0x1000, 0]]
+    );
+}
+
+#[test]
+fn addresses_out_of_range_are_illegal_at_once() {
+    let config = ModelConfig::default();
+    let far = 1 << 44;
+    let ste = |words: [u64; 4]| {
+        let [a, b, c, d] = words;
+        config.decode_stream(&[a, b, c, d, 0, 0, 0, 0])
+    };
+    assert_eq!(
+        ste([STE_S1 | far, 0, 0, 0]),
+        Err("S1ContextPtr is out of range")
+    );
+    assert_eq!(ste([STE_S2, 0, S2_39, far]), Err("S2TTB is out of range"));
+    let Ok(StreamConfig::Stage1 { stage1, .. }) = ste([STE_S1, 0, 0, 0]) else {
+        panic!()
+    };
+    let cd = |root| config.decode_context(&stage1, &[CD_39, root, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(cd(far), Err("TTB is out of range"));
+    assert_eq!(cd(S1).map(|context| context.asid), Ok(7));
+}
+
+#[test]
+fn disabling_ends_all_stalls() {
+    let rig = Rig::up_with(ModelConfig {
+        idr0: 0x0844_101b,
+        ..Default::default()
+    });
+    rig.stage1();
+    rig.poke(CD, &[CD_39 | 1 << 44]);
+    let Outcome::Stalled(tag) = rig.read(5, 0x20_4000) else {
+        panic!()
+    };
+    rig.cr0(0xc);
+    assert_eq!(rig.model.resumed(tag), Some(Outcome::Aborted));
+}
+
+#[test]
+fn the_top_byte_is_ignored_on_request() {
+    let rig = Rig::up();
+    rig.stage1();
+    assert_eq!(rig.read(5, 0xab00_0000_0020_3000), Outcome::Faulted);
+    rig.poke(CD, &[CD_39 | 1 << 38]);
+    rig.submit(&[CFGI_ALL, SYNC]);
+    assert_eq!(rig.read(5, 0xab00_0000_0020_3000), to(DATA));
+    rig.is_clean();
+}
+
+#[test]
+fn no_context_reaches_past_the_output_size() {
+    let rig = Rig::up();
+    rig.stage1();
+    // IPS 5: 48 bits, of which there are 44.
+    rig.poke(CD, &[CD_39 + (1 << 32)]);
+    rig.poke(S1 + 0x2018, &[1 << 44 | PAGE]);
+    assert_eq!(rig.read(5, 0x20_3000), Outcome::Faulted);
+    assert_eq!(rig.events()[0][0], 0x0000_0005_0000_0011);
     rig.is_clean();
 }

@@ -97,7 +97,7 @@ fn nested() -> Rig {
     for block in 0..4 {
         rig.poke(
             S2 + 0x1_0000 + block * 8,
-            &[0x4000_0000 + block * 0x20_0000 | S2_BLOCK],
+            &[(0x4000_0000 + block * 0x20_0000) | S2_BLOCK],
         );
     }
     rig
@@ -163,5 +163,44 @@ fn an_intermediate_invalidation_leaves_what_combines_both_stages() {
     assert_eq!(rig.read(8, 0x20_3000), to(DATA));
     rig.submit(&[[0x0003_0000_0010, 0], SYNC]);
     assert_eq!(rig.read(8, 0x20_3000), to(0x4060_0000));
+    rig.is_clean();
+}
+
+#[test]
+fn stage_2_guards_the_tables_of_stage_1() {
+    let rig = nested();
+    // 4 KiB pages under the first block; the level 2 table of stage 1 may be written only.
+    rig.poke(S2 + 0x1_0000, &[S2 + 0x1_2003]);
+    rig.poke(S2 + 0x1_2180, &[CD | S2_PAGE]);
+    rig.poke(
+        S2 + 0x1_2800,
+        &[S1 | S2_PAGE, (S1 + 0x1000) | S2_PAGE & !0x40],
+    );
+    assert_eq!(rig.write(8, 0x20_3abc), Outcome::Faulted);
+    assert_eq!(
+        rig.events(),
+        [[
+            0x0000_0008_0000_0013,
+            0x1180_0000_0000,
+            0x20_3abc,
+            0x10_1000
+        ]]
+    );
+    rig.is_clean();
+}
+
+#[test]
+fn a_block_over_smaller_pages_goes_as_a_whole() {
+    let rig = nested();
+    // Stage 1: a block at IOVA 0x40_0000. Stage 2: its pages, in reverse order.
+    rig.poke(S1 + 0x1010, &[0x40_0000 | BLOCK]);
+    rig.poke(S2 + 0x1_0010, &[S2 + 0x1_3003]);
+    rig.poke(S2 + 0x1_3000, &[(DATA + 0x1000) | S2_PAGE, DATA | S2_PAGE]);
+    assert_eq!(rig.read(8, 0x40_0008), to(DATA + 0x1008));
+    assert_eq!(rig.read(8, 0x40_1008), to(DATA + 8));
+    rig.poke(S1 + 0x1010, &[0x60_0000 | BLOCK]);
+    rig.submit(&[[0x0007_0003_0000_0012, 0x5f_f001], SYNC]);
+    assert_eq!(rig.read(8, 0x40_0008), to(0x4060_0008));
+    assert_eq!(rig.read(8, 0x40_1008), to(0x4060_1008));
     rig.is_clean();
 }

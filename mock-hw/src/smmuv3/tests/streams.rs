@@ -110,7 +110,9 @@ fn a_span_limits_its_entries_and_wants_their_alignment() {
     assert_eq!((rig.read(7, 0), rig.read(8, 0)), (to(0), Outcome::Faulted));
     // Span 10: more than SPLIT + 1.
     rig.poke(STREAMS + 8, &[0x4002_000a]);
+    rig.events();
     assert_eq!(rig.read(0x100, 0), Outcome::Faulted);
+    assert_eq!(rig.events(), [[0x0000_0100_0000_0002, 0, 0, 0]]);
     rig.is_clean();
     rig.poke(STREAMS + 16, &[0x4002_0049]);
     assert_eq!(rig.read(0x207, 0), to(0), "aligned down");
