@@ -147,3 +147,7 @@ pub(crate) const fn stage2(
         rest: [0; 4],
     }
 }
+
+#[cfg(test)]
+#[path = "entries_tests.rs"]
+mod tests;

@@ -1,5 +1,6 @@
 //! One SMMU's registers, and waiting for it.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use iommu_core::{Clock, Culprit, Error, ErrorKind, Platform, RegisterBank, Result};
@@ -10,9 +11,20 @@ use crate::spec::registers::{Cr0, Gbpa, IrqCtrl, offset};
 pub(crate) struct Hardware<P> {
     pub(crate) platform: P,
     pub(crate) timeout: Duration,
+    /// A change of `SMMU_CR0` was not acknowledged. It may still happen, whatever is written and
+    /// acknowledged later (6.3.9).
+    doubtful: AtomicBool,
 }
 
 impl<P: Platform> Hardware<P> {
+    pub(crate) fn new(platform: P, timeout: Duration) -> Self {
+        Self {
+            platform,
+            timeout,
+            doubtful: AtomicBool::new(false),
+        }
+    }
+
     pub(crate) fn read32(&self, offset: usize) -> u32 {
         self.platform.bank().read32(offset)
     }
@@ -52,7 +64,26 @@ impl<P: Platform> Hardware<P> {
     /// Writes `SMMU_CR0` and waits until the change is in effect (6.3.9).
     pub(crate) fn set_cr0(&self, value: Cr0) -> Result {
         self.write32(offset::CR0, value.into());
-        self.wait(offset::CR0ACK, "SMMU_CR0ACK", |ack| ack == u32::from(value))
+        let result = self.wait(offset::CR0ACK, "SMMU_CR0ACK", |ack| ack == u32::from(value));
+        if result.is_err() {
+            self.doubtful.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Whether what `SMMU_CR0ACK` says can be believed.
+    pub(crate) fn check_switches(&self) -> Result {
+        if self.doubtful.load(Ordering::Relaxed) {
+            let ack = self.read32(offset::CR0ACK).into();
+            let lost = "the SMMU left a change unacknowledged";
+            return Err(
+                Error::new(ErrorKind::IommuTimedOut, lost).of(Culprit::Register {
+                    name: "SMMU_CR0ACK",
+                    value: ack,
+                }),
+            );
+        }
+        Ok(())
     }
 
     /// Writes `SMMU_IRQ_CTRL` and waits until the change is in effect (6.3.15).

@@ -70,7 +70,7 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
     let streams = StreamTable::new(memory, stream_bits, two_level)?;
     let timeout = config.timeout;
     let inner = Inner {
-        hardware: Hardware { platform, timeout },
+        hardware: Hardware::new(platform, timeout),
         features,
         config,
         walk: WalkAttributes::new(coherent),
@@ -214,6 +214,7 @@ impl<P: Platform> Inner<P> {
         let abort = hardware.set_gbpa_abort(policy == ShutdownPolicy::Abort);
         hardware.set_cr0(Cr0::new())?;
         hardware.set_irq_ctrl(IrqCtrl::new())?;
+        hardware.check_switches()?;
         abort
     }
 }

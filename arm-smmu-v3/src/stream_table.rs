@@ -212,3 +212,7 @@ fn descriptor<M: DmaMemory>(table: &DmaBlock<M>) -> L1Std {
         .with_span(SPAN)
         .with_l2_ptr((table.addr().0 >> 6) & ((1 << 50) - 1))
 }
+
+#[cfg(test)]
+#[path = "stream_table_tests.rs"]
+mod tests;

@@ -8,3 +8,6 @@ pub mod commands;
 pub mod events;
 pub mod registers;
 pub mod ste;
+
+#[cfg(test)]
+mod golden;
