@@ -1,5 +1,6 @@
-//! What entries are in memory, against literals from the masks of Linux (`arm-smmu-v3.h`:
-//! `STRTAB_STE_*`, `CTXDESC_CD_*`), each found in QEMU's `STE_*` and `CD_*` macros too.
+//! What entries are in memory, against literals worked out from the masks of Linux
+//! (`arm-smmu-v3.h`: `STRTAB_STE_*`, `CTXDESC_CD_*`) and checked against those of FreeBSD
+//! (`smmureg.h`: `STE*`, `CD*`).
 
 use super::*;
 use crate::features::IdRegisters;
@@ -42,7 +43,10 @@ fn abort() {
 fn bypass() {
     // V, CFG_BYPASS; SHCFG_INCOMING only where SMMU_IDR1.ATTR_TYPES_OVR.
     ste_is(super::bypass(&features(PLAIN)), [0x9, 0, 0, 0]);
-    ste_is(super::bypass(&features(RICH)), [0x9, 0x1000_0000_0000, 0, 0]);
+    ste_is(
+        super::bypass(&features(RICH)),
+        [0x9, 0x1000_0000_0000, 0, 0],
+    );
 }
 
 #[test]

@@ -41,7 +41,11 @@ fn two_levels_are_described_and_abort() {
     assert_eq!(root & 0x7ff, 0, "aligned to its size of 2 KiB");
     let descriptor = |index: u64| memory.read_word(PhysAddr(root + index * 8)).unwrap();
     let shared = descriptor(0);
-    assert_eq!(shared & 0x3fff, 9, "Span 9: 256 entries of 64 bytes, aligned");
+    assert_eq!(
+        shared & 0x3fff,
+        9,
+        "Span 9: 256 entries of 64 bytes, aligned"
+    );
     assert!((1..256).all(|index| descriptor(index) == shared));
 
     assert!(table.reach(StreamId(0x1205)).unwrap());
