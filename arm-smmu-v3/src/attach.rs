@@ -28,8 +28,11 @@ struct DeviceState {
 impl<P: Platform> ArmSmmuV3<P> {
     fn target(&self, member: &Member, domain: &DomainRef) -> Result<Ste> {
         match domain.kind() {
-            DomainKind::Blocked => Ok(entries::abort()),
-            DomainKind::Identity => Ok(entries::bypass(&self.inner.features)),
+            DomainKind::Blocked if Arc::ptr_eq(domain, &self.inner.blocked) => Ok(entries::abort()),
+            DomainKind::Identity if Arc::ptr_eq(domain, &self.inner.identity) => {
+                Ok(entries::bypass(&self.inner.features))
+            }
+            DomainKind::Blocked | DomainKind::Identity => Err(foreign(member.culprit())),
             DomainKind::Paging => domain
                 .backend::<PagingDomain<P>>()
                 .filter(|paging| paging.belongs_to(&self.inner))
@@ -177,8 +180,9 @@ impl<P: Platform> Inner<P> {
 
     fn steps(&self, members: &[Member]) -> Result {
         let aborts = |ste: Ste| ste.word0.valid() && ste.word0.config().aborts();
-        self.step(members, FIRST, |now, _, confirmed| {
-            (!aborts(now) || !confirmed).then_some(entries::abort())
+        self.step(members, FIRST, |now, target, confirmed| {
+            let done = confirmed && (now == target || aborts(now));
+            (!done).then_some(entries::abort())
         })?;
         self.step(members, REST, |now, target, _| {
             let differs = now.to_words()[REST] != target.to_words()[REST];

@@ -73,9 +73,9 @@ impl Failures {
 
 impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     /// A queue of 2^`log2` commands (1 to 19), not enabled.
-    pub(crate) fn new(memory: &M, log2: u8) -> Result<Self> {
+    pub(crate) fn new(memory: &M, log2: u8, output_bits: u32) -> Result<Self> {
         let size = SIZE << log2;
-        let entries = DmaBlock::new(memory, size, size.max(32), QUEUE)?;
+        let entries = DmaBlock::new(memory, size, size.max(32), QUEUE)?.below(output_bits)?;
         let failures = Failures {
             latest: [const { None }; REMEMBERED],
             next: 0,
@@ -231,10 +231,18 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
-        let cons = CmdqCons::from(hardware.read32(offset::CMDQ_CONS));
+        let mut cons = CmdqCons::from(hardware.read32(offset::CMDQ_CONS));
+        // The reason stays after recovery: only the error being active makes it count. It may have
+        // become active since the index was read; from then on the register stands still.
+        let failed = cons.err() != cerror::NONE && self.error_is_active(hardware);
+        if failed {
+            cons = hardware.read32(offset::CMDQ_CONS).into();
+        }
         let mask = (2 << self.log2) - 1;
         let advance = (u64::from(cons.rd()).wrapping_sub(state.consumed)) & mask;
-        if u64::from(cons.rd()) > mask || advance > state.produced - state.consumed {
+        let reserved = u32::from(cons) & CmdqCons::RESERVED;
+        let beyond = u64::from(cons.rd()) > mask || advance > state.produced - state.consumed;
+        if reserved != 0 || beyond {
             state.condition = Condition::Broken;
             return Err(Error::new(
                 ErrorKind::Hardware,
@@ -246,11 +254,11 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
             }));
         }
         state.consumed += advance;
-        // The reason stays after recovery: only the error being active makes it count.
-        if cons.err() != cerror::NONE && self.error_is_active(hardware) {
-            self.recover(hardware, state, cons)?;
+        if failed {
+            self.recover(hardware, state, cons)
+        } else {
+            Ok(())
         }
-        Ok(())
     }
 
     fn error_is_active<P: Platform>(&self, hardware: &Hardware<P>) -> bool {
@@ -281,6 +289,11 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
                 let refused = Error::new(ErrorKind::Hardware, "the SMMU refuses the command")
                     .of(self.culprit(at));
                 log::error!("{refused}");
+                if state.failures.within(at, at + 1).is_some() {
+                    // What was put in its place is refused as well.
+                    state.condition = Condition::Broken;
+                    return Err(refused);
+                }
                 state.failures.push(at, refused);
                 // The hardware starts again with the same slot: a command that cannot fail.
                 self.put(at, Command::sync());

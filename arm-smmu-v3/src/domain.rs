@@ -75,8 +75,9 @@ impl<P: Platform> PagingDomain<P> {
 
     fn stage1(smmu: &Arc<Inner<P>>, input_bits: u8) -> Result<Self> {
         let memory = smmu.hardware.platform.memory();
-        let table = PageTable::new(memory, input_bits.into())?;
-        let cd = DmaBlock::new(memory, 64, 64, "a context descriptor")?;
+        let output_bits = smmu.features.output_bits.into();
+        let table = PageTable::new(memory, input_bits.into(), output_bits)?;
+        let cd = DmaBlock::new(memory, 64, 64, "a context descriptor")?.below(output_bits)?;
         let asid = smmu.asids.allocate()?;
         let words = entries::cd(
             &smmu.features,
@@ -105,7 +106,9 @@ impl<P: Platform> PagingDomain<P> {
     }
 
     fn stage2(smmu: &Arc<Inner<P>>, input_bits: u8) -> Result<Self> {
-        let table = PageTable::new(smmu.hardware.platform.memory(), input_bits.into())?;
+        let memory = smmu.hardware.platform.memory();
+        let output_bits = smmu.features.output_bits.into();
+        let table = PageTable::new(memory, input_bits.into(), output_bits)?;
         let vmid = smmu.vmids.allocate()?;
         let ste = entries::stage2(
             &smmu.features,

@@ -23,9 +23,9 @@ pub(crate) struct EventQueue<M: DmaMemory, L: RawLock> {
 
 impl<M: DmaMemory, L: RawLock> EventQueue<M, L> {
     /// A queue of 2^`log2` events (0 to 19), not enabled.
-    pub(crate) fn new(memory: &M, log2: u8) -> Result<Self> {
+    pub(crate) fn new(memory: &M, log2: u8, output_bits: u32) -> Result<Self> {
         let size = SIZE << log2;
-        let entries = DmaBlock::new(memory, size, size, "event queue")?;
+        let entries = DmaBlock::new(memory, size, size, "event queue")?.below(output_bits)?;
         let (consumer, overflows) = (Mutex::new(None), AtomicU64::new(0));
         Ok(Self {
             entries,
@@ -61,6 +61,20 @@ impl<M: DmaMemory, L: RawLock> EventQueue<M, L> {
     /// How often the hardware has said that it had to drop events.
     pub(crate) fn overflows(&self) -> u64 {
         self.overflows.load(Ordering::Relaxed)
+    }
+
+    /// Drops all events that are in the queue.
+    pub(crate) fn discard<P>(&self, hardware: &Hardware<P>)
+    where
+        P: Platform<Memory = M, IrqLock = L>,
+    {
+        let mut consumer = self.consumer.lock();
+        if consumer.is_some() {
+            let prod = hardware.read32(offset::EVENTQ_PROD);
+            hardware.write32(offset::EVENTQ_CONS, prod);
+            *consumer = Some(prod);
+            self.overflows.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Takes the oldest event out of the queue. Does not wait.
@@ -105,8 +119,11 @@ impl<M: DmaMemory, L: RawLock> EventQueue<M, L> {
             return Ok(None);
         }
         self.entries.memory().read_barrier();
-        let word = (at & (mask >> 1)) as usize * (SIZE / 8);
-        let event = Event(core::array::from_fn(|i| self.entries.load(word + i)));
+        let start = (at & (mask >> 1)) as usize * SIZE;
+        self.entries.refresh(start, SIZE);
+        let event = Event(core::array::from_fn(|i| self.entries.load(start / 8 + i)));
+        // The slot is the hardware's again as soon as the index moves on.
+        self.entries.memory().read_barrier();
         acknowledge(at.wrapping_add(1) & mask);
         Ok(Some(event))
     }

@@ -64,6 +64,9 @@ pub struct Features {
     pub shareability_override: bool,
     /// Interrupts can be messages.
     pub msi: bool,
+    /// ATS exists. No stream is allowed to use it, and what a device claims to have translated is
+    /// checked.
+    pub ats: bool,
 }
 
 fn refuse(reason: &'static str, name: &'static str, value: u32) -> Error {
@@ -146,6 +149,7 @@ impl Features {
             stalls: idr0.stall_model() == 0,
             shareability_override: idr1.attr_types_ovr(),
             msi: idr0.msi(),
+            ats: idr0.ats(),
         })
     }
 }
@@ -189,6 +193,7 @@ mod tests {
                 stalls: false,
                 shareability_override: false,
                 msi: false,
+                ats: false,
             }
         );
     }

@@ -73,17 +73,10 @@ impl<P: Platform> Hardware<P> {
 
     /// Whether what `SMMU_CR0ACK` says can be believed.
     pub(crate) fn check_switches(&self) -> Result {
-        if self.doubtful.load(Ordering::Relaxed) {
-            let ack = self.read32(offset::CR0ACK).into();
-            let lost = "the SMMU left a change unacknowledged";
-            return Err(
-                Error::new(ErrorKind::IommuTimedOut, lost).of(Culprit::Register {
-                    name: "SMMU_CR0ACK",
-                    value: ack,
-                }),
-            );
+        match self.doubtful.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(doubtful(self.read32(offset::CR0ACK))),
         }
-        Ok(())
     }
 
     /// Writes `SMMU_IRQ_CTRL` and waits until the change is in effect (6.3.15).
@@ -107,4 +100,16 @@ impl<P: Platform> Hardware<P> {
         self.write32(offset::GBPA, value.into());
         self.wait(offset::GBPA, "SMMU_GBPA", idle)
     }
+}
+
+/// An earlier change of `SMMU_CR0` was not acknowledged.
+pub(crate) fn doubtful(ack: u32) -> Error {
+    Error::new(
+        ErrorKind::IommuTimedOut,
+        "the SMMU left a change unacknowledged",
+    )
+    .of(Culprit::Register {
+        name: "SMMU_CR0ACK",
+        value: ack.into(),
+    })
 }

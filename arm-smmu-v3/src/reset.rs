@@ -1,6 +1,6 @@
 //! Bring-up (3.11) and shutdown.
 
-use core::sync::atomic::Ordering;
+use lock_api::Mutex;
 
 use iommu_core::{Culprit, DmaMemory, Domain, Error, ErrorKind, Platform, RegisterBank, Result};
 
@@ -11,7 +11,7 @@ use crate::event_queue::EventQueue;
 use crate::features::{Features, IdRegisters};
 use crate::hardware::Hardware;
 use crate::ids::Ids;
-use crate::smmu::Inner;
+use crate::smmu::{Inner, Power};
 use crate::spec::commands::Command;
 use crate::spec::registers::{Cr0, Cr1, Cr2, IrqCtrl, SIZE, offset};
 use crate::spec::ste::WORDS;
@@ -56,18 +56,15 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
             ));
         }
     };
-    let commands = CommandQueue::new(
-        memory,
-        config
-            .command_queue_log2
-            .clamp(1, features.command_queue_log2),
-    )?;
-    let events = EventQueue::new(
-        memory,
-        config.event_queue_log2.min(features.event_queue_log2),
-    )?;
+    let output_bits = features.output_bits.into();
+    let command_log2 = config
+        .command_queue_log2
+        .clamp(1, features.command_queue_log2);
+    let event_log2 = config.event_queue_log2.min(features.event_queue_log2);
+    let commands = CommandQueue::new(memory, command_log2, output_bits)?;
+    let events = EventQueue::new(memory, event_log2, output_bits)?;
     let stream_bits = features.stream_bits.min(config.stream_bits.into());
-    let streams = StreamTable::new(memory, stream_bits, two_level)?;
+    let streams = StreamTable::new(memory, stream_bits, two_level, output_bits)?;
     let timeout = config.timeout;
     let inner = Inner {
         hardware: Hardware::new(platform, timeout),
@@ -81,7 +78,7 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
         vmids: Ids::new("no VMID is free", features.max_vmid),
         blocked: Domain::blocked(),
         identity: Domain::identity(),
-        started: false.into(),
+        power: Mutex::new(Power::Untouched),
     };
     inner.preset_rmrs()?;
     Ok(inner)
@@ -117,12 +114,14 @@ impl<P: Platform> Inner<P> {
         if !stays_open {
             hardware.set_gbpa_abort(true)?;
         }
-        self.started.store(true, Ordering::Release);
+        *self.power.lock() = Power::On;
         hardware.set_cr0(Cr0::new())?;
         hardware.set_irq_ctrl(IrqCtrl::new())?;
         self.program();
 
-        let mut cr0 = Cr0::new().with_cmdqen(true);
+        // Without the check a device could pass its own addresses off as translated (3.9.1.3). It
+        // may be cached, so it comes before the invalidation.
+        let mut cr0 = Cr0::new().with_cmdqen(true).with_atschk(self.features.ats);
         hardware.set_cr0(cr0)?;
         self.commands.open();
         // What the caches hold at this moment is anybody's guess (3.11). Configuration first: an
@@ -192,29 +191,32 @@ impl<P: Platform> Inner<P> {
         hardware.write32(offset::GERRORN, hardware.read32(offset::GERROR));
     }
 
-    /// Turns translation off, so that DMA does what `policy` says. Does nothing where the hardware
-    /// was never started or is off already.
+    /// Turns translation off, so that DMA does what `policy` says.
     pub(crate) fn shutdown(&self, policy: ShutdownPolicy) -> Result {
-        if !self.started.swap(false, Ordering::AcqRel) {
-            return Ok(());
+        let mut power = self.power.lock();
+        match *power {
+            Power::On | Power::Off => {}
+            Power::Untouched => return Ok(()),
+            Power::Stuck => return Err(crate::hardware::doubtful(0)),
         }
         let off = self.turn_off(policy);
-        if off.is_err() {
-            self.leak();
-        } else {
-            self.events.close();
-            self.commands.close();
+        match off {
+            Ok(()) => {
+                *power = Power::Off;
+                self.events.close();
+                self.commands.close();
+            }
+            Err(_) => *power = Power::Stuck,
         }
         off
     }
 
     fn turn_off(&self, policy: ShutdownPolicy) -> Result {
         let hardware = &self.hardware;
-        // Translation ends even where this cannot be set.
-        let abort = hardware.set_gbpa_abort(policy == ShutdownPolicy::Abort);
+        // First: from the moment translation ends, this is all that counts.
+        hardware.set_gbpa_abort(policy == ShutdownPolicy::Abort)?;
         hardware.set_cr0(Cr0::new())?;
         hardware.set_irq_ctrl(IrqCtrl::new())?;
-        hardware.check_switches()?;
-        abort
+        hardware.check_switches()
     }
 }

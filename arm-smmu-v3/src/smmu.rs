@@ -2,9 +2,9 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::AtomicBool;
 
 use iommu_core::{DomainRef, Error, ErrorKind, Platform, Result, StreamId};
+use lock_api::Mutex;
 
 use crate::command_queue::CommandQueue;
 use crate::config::{Config, ShutdownPolicy};
@@ -42,8 +42,20 @@ pub(crate) struct Inner<P: Platform> {
     pub(crate) vmids: Ids<P::IrqLock>,
     pub(crate) blocked: DomainRef,
     pub(crate) identity: DomainRef,
-    /// The hardware may be reading the driver's memory.
-    pub(crate) started: AtomicBool,
+    pub(crate) power: Mutex<P::BlockingLock, Power>,
+}
+
+/// Whether the hardware may be reading the driver's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Power {
+    /// Not told about any memory yet.
+    Untouched,
+    /// Translating, or on the way there.
+    On,
+    /// Off, and that is confirmed.
+    Off,
+    /// Nobody knows.
+    Stuck,
 }
 
 /// Global errors (6.3.17), as found by
@@ -180,6 +192,10 @@ impl<P: Platform> ArmSmmuV3<P> {
             }
         });
         let errors = GlobalErrors(Gerror::from(active));
+        if errors.0.eventq_abt() {
+            // A write that was aborted may have been any of those that seem to be there (7.2.2).
+            self.inner.events.discard(hardware);
+        }
         if !errors.is_empty() {
             log::error!("global errors: {errors}");
         }
@@ -187,14 +203,16 @@ impl<P: Platform> ArmSmmuV3<P> {
     }
 
     /// Turns translation off. When this returns `Ok`, DMA does what `policy` says, no memory of the
-    /// driver is used by the SMMU, and attaches reach nothing: they are for a running SMMU.
+    /// driver is used by the SMMU, and attaches reach nothing: they are for a running SMMU. An SMMU
+    /// that is off already takes the new policy.
     ///
     /// Context: may block.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::IommuTimedOut`]: the SMMU does not acknowledge. What it might be reading is
-    /// never freed.
+    /// [`ErrorKind::IommuTimedOut`]: the SMMU does not acknowledge, now or at an earlier attempt.
+    /// What it might be reading is never freed. Translation is not turned off before `policy` is in
+    /// force.
     pub fn shutdown(&self, policy: ShutdownPolicy) -> Result {
         self.inner.shutdown(policy)
     }
@@ -224,8 +242,13 @@ impl<P: Platform> Inner<P> {
 
 impl<P: Platform> Drop for Inner<P> {
     fn drop(&mut self) {
-        if let Err(error) = self.shutdown(ShutdownPolicy::Abort) {
-            log::error!("the SMMU cannot be shut down, its memory is never freed: {error}");
+        if *self.power.get_mut() == Power::On {
+            // What comes of it shows in the state.
+            let _ = self.shutdown(ShutdownPolicy::Abort);
+        }
+        if *self.power.get_mut() == Power::Stuck {
+            log::error!("the SMMU could not be shut down, its memory is never freed");
+            self.leak();
         }
     }
 }

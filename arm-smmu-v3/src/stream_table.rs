@@ -24,6 +24,7 @@ const STE_SIZE: usize = size_of::<Ste>();
 pub(crate) struct StreamTable<M: DmaMemory, L: RawLock> {
     root: DmaBlock<M>,
     bits: u32,
+    output_bits: u32,
     levels: Option<TwoLevels<M, L>>,
 }
 
@@ -43,10 +44,11 @@ struct Second<M: DmaMemory> {
 fn table_of_aborts<M: DmaMemory>(
     memory: &M,
     log2: u32,
+    output_bits: u32,
     purpose: &'static str,
 ) -> Result<DmaBlock<M>> {
     let size = STE_SIZE << log2;
-    let table = DmaBlock::new(memory, size, size, purpose)?;
+    let table = DmaBlock::new(memory, size, size, purpose)?.below(output_bits)?;
     let abort = entries::abort().to_words()[0];
     for entry in 0..1 << log2 {
         table.store(entry * WORDS, abort);
@@ -55,21 +57,24 @@ fn table_of_aborts<M: DmaMemory>(
 }
 
 impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
-    /// A table for StreamIDs of `bits`, cut down to what one table can reasonably cover.
-    pub(crate) fn new(memory: &M, bits: u32, two_level: bool) -> Result<Self> {
+    /// A table for StreamIDs of `bits`, cut down to what one table can reasonably cover, in memory
+    /// below `output_bits`.
+    pub(crate) fn new(memory: &M, bits: u32, two_level: bool, output_bits: u32) -> Result<Self> {
         if !two_level || bits <= SPLIT {
             let bits = bits.min(MAX_LINEAR_LOG2);
-            let root = table_of_aborts(memory, bits, "the stream table")?;
+            let root = table_of_aborts(memory, bits, output_bits, "the stream table")?;
             return Ok(Self {
                 root,
                 bits,
+                output_bits,
                 levels: None,
             });
         }
         let bits = bits.min(SPLIT + MAX_L1_LOG2);
-        let aborting = table_of_aborts(memory, SPLIT, "the shared stream table")?;
+        let aborting = table_of_aborts(memory, SPLIT, output_bits, "the shared stream table")?;
         let size = size_of::<L1Std>() << (bits - SPLIT);
-        let root = DmaBlock::new(memory, size, size.max(64), "the stream table's first level")?;
+        let root = DmaBlock::new(memory, size, size.max(64), "the stream table's first level")?
+            .below(output_bits)?;
         for index in 0..1 << (bits - SPLIT) {
             root.store(index, descriptor(&aborting).into());
         }
@@ -80,6 +85,7 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
         Ok(Self {
             root,
             bits,
+            output_bits,
             levels: Some(levels),
         })
     }
@@ -117,7 +123,12 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
             return Ok(!table.in_force);
         }
         let memory = self.root.memory();
-        let entries = table_of_aborts(memory, SPLIT, "a second-level stream table")?;
+        let entries = table_of_aborts(
+            memory,
+            SPLIT,
+            self.output_bits,
+            "a second-level stream table",
+        )?;
         let word = descriptor(&entries).into();
         tables.insert(
             index,

@@ -13,7 +13,7 @@ fn memory() -> MockMemory {
 #[test]
 fn a_linear_table_is_described_and_aborts() {
     let memory = memory();
-    let table = Table::new(&memory, 6, false).unwrap();
+    let table = Table::new(&memory, 6, false, 44).unwrap();
     // LOG2SIZE 6, FMT linear; RA and the address.
     let root = table.base().into_bits() - 0x4000_0000_0000_0000;
     assert_eq!(table.base_cfg().into_bits(), 0x0000_0006);
@@ -34,7 +34,7 @@ fn a_linear_table_is_described_and_aborts() {
 #[test]
 fn two_levels_are_described_and_abort() {
     let memory = memory();
-    let table = Table::new(&memory, 16, true).unwrap();
+    let table = Table::new(&memory, 16, true, 44).unwrap();
     // LOG2SIZE 16, SPLIT 8, FMT 2.
     assert_eq!(table.base_cfg().into_bits(), 0x0001_0210);
     let root = table.base().into_bits() - 0x4000_0000_0000_0000;
@@ -68,7 +68,7 @@ fn two_levels_are_described_and_abort() {
 #[test]
 fn a_table_is_reached_until_the_hardware_has_confirmed_it() {
     let memory = memory();
-    let table = Table::new(&memory, 10, true).unwrap();
+    let table = Table::new(&memory, 10, true, 44).unwrap();
     assert!(table.reach(StreamId(0x101)).unwrap());
     let blocks = memory.blocks();
     assert!(table.reach(StreamId(0x102)).unwrap(), "not confirmed yet");
@@ -83,12 +83,14 @@ fn what_is_not_there_is_an_error_and_leaves_nothing_behind() {
         let memory = memory();
         for failing in 0..if two_level { 2 } else { 1 } {
             memory.fail_allocation(Some(failing));
-            let error = Table::new(&memory, 10, two_level).map(drop).unwrap_err();
+            let error = Table::new(&memory, 10, two_level, 44)
+                .map(drop)
+                .unwrap_err();
             assert_eq!(error.kind(), ErrorKind::OutOfMemory);
             assert_eq!(memory.blocks(), 0);
         }
         memory.fail_allocation(None);
-        let table = Table::new(&memory, 10, two_level).unwrap();
+        let table = Table::new(&memory, 10, two_level, 44).unwrap();
         for beyond in [0x400, u32::MAX] {
             let error = table.reach(StreamId(beyond)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::OutOfRange);

@@ -34,12 +34,8 @@ impl DirectMappings {
         }
     }
 
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
-        core::iter::successors(self.first.get(), |entry| entry.next.get())
-    }
-
     fn live(&self) -> impl Iterator<Item = &Entry> {
-        self.entries()
+        core::iter::successors(self.first.get(), |entry| entry.next.get())
             .filter(|entry| entry.users.load(Ordering::Acquire) > 0)
     }
 
@@ -65,34 +61,33 @@ impl DirectMappings {
         })
     }
 
-    /// Calls `visit` with each part of `range` that no live entry covers, in rising order.
-    fn gaps(&self, range: AddrRange, mut visit: impl FnMut(AddrRange) -> Result) -> Result {
-        let mut at = range.start();
-        loop {
-            let here = AddrRange::inclusive(at, at);
-            let covered = self
-                .live()
-                .filter(|e| here.is_some_and(|here| e.range.contains(here)));
-            match covered.map(|entry| entry.range.last()).max() {
-                Some(last) if last >= range.last() => return Ok(()),
-                Some(last) => at = last + 1,
+    /// Calls `visit` with each part of `of`, up to `end`, that no other live entry covers, in
+    /// rising order.
+    fn gaps(&self, of: &Entry, end: u64, mut visit: impl FnMut(AddrRange) -> Result) -> Result {
+        let others = || {
+            let others = self.live().filter(|other| !core::ptr::eq(*other, of));
+            others.map(|other| other.range)
+        };
+        let mut at = of.range.start();
+        while at <= end {
+            let covering = others().filter(|other| other.start() <= at && at <= other.last());
+            let last = match covering.map(AddrRange::last).max() {
+                Some(last) => last,
                 None => {
-                    let next = self
-                        .live()
-                        .map(|e| e.range.start())
-                        .filter(|&s| s > at)
-                        .min();
-                    let last = next.map_or(range.last(), |start| range.last().min(start - 1));
+                    let next = others().map(AddrRange::start).filter(|&start| start > at);
+                    let last = next.min().map_or(end, |start| end.min(start - 1));
                     if let Some(gap) = AddrRange::inclusive(at, last) {
                         visit(gap)?;
                     }
-                    if last == range.last() {
-                        return Ok(());
-                    }
-                    at = last + 1;
+                    last
                 }
-            }
+            };
+            let Some(next) = last.checked_add(1) else {
+                break;
+            };
+            at = next;
         }
+        Ok(())
     }
 }
 
@@ -107,14 +102,14 @@ impl fmt::Debug for DirectMappings {
 const PROT: Prot = Prot::READ.union(Prot::WRITE);
 
 impl Domain {
-    fn direct_pages(&self, range: AddrRange) -> Option<AddrRange> {
-        self.geometry()
-            .map(|geometry| range.to_pages(geometry.page_size()))
-    }
-
     /// Maps each of `ranges` 1:1 and counts one more device that needs it. All or nothing.
     ///
     /// Call with the core's lock for direct mappings held.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::OutOfRange`] for a region beyond the domain's geometry,
+    /// [`ErrorKind::AlreadyExists`] where something else is mapped, [`ErrorKind::OutOfMemory`].
     pub(crate) fn hold_direct(&self, ranges: &[AddrRange]) -> Result {
         for (done, range) in ranges.iter().enumerate() {
             if let Err(error) = self.hold_one(*range) {
@@ -126,12 +121,9 @@ impl Domain {
     }
 
     fn hold_one(&self, range: AddrRange) -> Result {
-        let Some(pages) = self.direct_pages(range) else {
-            return Ok(());
-        };
-        let Some(geometry) = self.geometry() else {
-            return Ok(());
-        };
+        let ops = self.ops()?;
+        let geometry = ops.geometry();
+        let pages = range.to_pages(geometry.page_size());
         if !geometry.aperture.contains(pages) || !geometry.physical.contains(pages) {
             return Err(Error::new(
                 ErrorKind::OutOfRange,
@@ -140,72 +132,63 @@ impl Domain {
             .of(Culprit::Range(range)));
         }
         let entry = self.direct.entry(pages);
+        // Counted before it is mapped: from here on nobody else maps or unmaps there.
+        if entry.users.fetch_add(1, Ordering::AcqRel) > 0 {
+            return Ok(());
+        }
         let mut reached = None;
-        let mapped = self.direct.gaps(pages, |gap| {
-            self.map_direct(gap)?;
+        let mapped = self.direct.gaps(entry, pages.last(), |gap| {
+            let (start, len) = extent(gap);
+            self.map_or_undo(ops, start, PhysAddr(start.0), len, PROT)
+                .map_err(|not_mapped| not_mapped.error)?;
             reached = Some(gap.last());
             Ok(())
         });
-        match mapped {
-            Ok(()) => {
-                entry.users.fetch_add(1, Ordering::AcqRel);
-                Ok(())
-            }
-            Err(error) => {
-                if let Some(done) =
-                    reached.and_then(|last| AddrRange::inclusive(pages.start(), last))
-                {
-                    self.unmap_gaps(done);
-                }
-                Err(match error.kind() {
-                    ErrorKind::AlreadyExists => Error::new(
-                        ErrorKind::AlreadyExists,
-                        "the domain maps something else where firmware pinned a region",
-                    )
-                    .of(Culprit::Range(range)),
-                    _ => error,
-                })
-            }
+        let Err(error) = mapped else { return Ok(()) };
+        if let Some(end) = reached {
+            self.unmap_gaps(ops, entry, end);
         }
+        entry.users.fetch_sub(1, Ordering::AcqRel);
+        Err(match error.kind() {
+            ErrorKind::AlreadyExists => Error::new(
+                ErrorKind::AlreadyExists,
+                "the domain maps something else where firmware pinned a region",
+            )
+            .of(Culprit::Range(range)),
+            _ => error,
+        })
     }
 
     /// Counts one device fewer that needs `ranges`, and unmaps what nobody needs any more.
     ///
     /// Call with the core's lock for direct mappings held, and only for ranges that are held.
     pub(crate) fn drop_direct(&self, ranges: &[AddrRange]) {
+        let Ok(ops) = self.ops() else { return };
         for range in ranges {
-            let Some(pages) = self.direct_pages(*range) else {
-                return;
-            };
-            if self
-                .direct
-                .entry(pages)
-                .users
-                .fetch_sub(1, Ordering::AcqRel)
-                == 1
-            {
-                self.unmap_gaps(pages);
+            let pages = range.to_pages(ops.geometry().page_size());
+            let entry = self.direct.entry(pages);
+            if entry.users.load(Ordering::Acquire) == 1 {
+                self.unmap_gaps(ops, entry, pages.last());
             }
+            entry.users.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
-    fn direct_ops(&self, gap: AddrRange) -> Result<(&dyn PagingOps, u64)> {
-        // An aperture is smaller than all of the address space, so the length fits.
-        Ok((self.ops()?, gap.len_minus_one() + 1))
-    }
-
-    fn map_direct(&self, gap: AddrRange) -> Result {
-        let (ops, len) = self.direct_ops(gap)?;
-        self.map_or_undo(ops, Iova(gap.start()), PhysAddr(gap.start()), len, PROT)
-    }
-
-    fn unmap_gaps(&self, pages: AddrRange) {
-        let unmapped = self.direct.gaps(pages, |gap| {
-            let (ops, len) = self.direct_ops(gap)?;
-            ops.unmap(Iova(gap.start()), len)
+    /// Takes away what `entry` alone holds, up to `end`.
+    fn unmap_gaps(&self, ops: &dyn PagingOps, entry: &Entry, end: u64) {
+        let visited = self.direct.gaps(entry, end, |gap| {
+            let (start, len) = extent(gap);
+            if let Err(error) = ops.unmap(start, len) {
+                log::error!("a direct mapping of {gap} could not be taken away: {error}");
+            }
+            Ok(())
         });
-        if let Err(error) = unmapped {
-            log::error!("a direct mapping of {pages} could not be taken away: {error}");
-        }
+        debug_assert!(visited.is_ok());
     }
+}
+
+/// Where a gap starts and how long it is: an aperture is smaller than all of the address space, so
+/// the length fits.
+fn extent(gap: AddrRange) -> (Iova, u64) {
+    (Iova(gap.start()), gap.len_minus_one() + 1)
 }

@@ -71,6 +71,13 @@ pub struct MapError {
     pub error: Error,
 }
 
+/// A mapping that did not come about.
+pub(crate) struct NotMapped {
+    pub(crate) error: Error,
+    /// Nothing of it is left, and that is confirmed.
+    undone: bool,
+}
+
 /// A backend's half of a paging domain.
 ///
 /// The caller has checked that ranges are not empty, aligned to the smallest page, and within
@@ -175,8 +182,8 @@ impl Domain {
         ))
     }
 
-    /// Maps `len` bytes from `iova` to `phys`. When this returns, attached devices use the mapping;
-    /// where it fails, nothing is mapped.
+    /// Maps `len` bytes from `iova` to `phys`. When this returns `Ok`, attached devices use the
+    /// mapping; where it fails, nothing is mapped, but for the last errors below.
     ///
     /// [`map_block`](Self::map_block) is the safe way.
     ///
@@ -189,7 +196,10 @@ impl Domain {
     /// - [`ErrorKind::OutOfRange`]: outside the domain's [`Geometry`];
     /// - [`ErrorKind::AlreadyExists`]: a part of the range is mapped, or pinned by firmware;
     /// - [`ErrorKind::OutOfMemory`]: no memory for a table;
-    /// - [`ErrorKind::Unsupported`]: not a paging domain.
+    /// - [`ErrorKind::Unsupported`]: not a paging domain;
+    /// - [`ErrorKind::IommuTimedOut`], [`ErrorKind::DeviceTimedOut`], [`ErrorKind::Hardware`]: it
+    ///   failed half way, and the hardware did not confirm that the first half is gone. Devices may
+    ///   go on using that: treat the memory as mapped for good.
     ///
     /// # Safety
     ///
@@ -197,6 +207,32 @@ impl Domain {
     /// [`unmap`](Self::unmap) returned `Ok`. Until then nobody may rely on it being unchanged, and
     /// it must not be given to anybody else.
     pub unsafe fn map(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result {
+        self.try_map(iova, phys, len, prot)
+            .map_err(|not_mapped| not_mapped.error)
+    }
+
+    fn try_map(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        len: u64,
+        prot: Prot,
+    ) -> core::result::Result<(), NotMapped> {
+        let ops = self.check_map(iova, phys, len, prot);
+        let ops = ops.map_err(|error| NotMapped {
+            error,
+            undone: true,
+        })?;
+        self.map_or_undo(ops, iova, phys, len, prot)
+    }
+
+    fn check_map(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        len: u64,
+        prot: Prot,
+    ) -> Result<&dyn PagingOps> {
         let (ops, range) = self.check(iova, len)?;
         if !prot.intersects(Prot::READ | Prot::WRITE) {
             return Err(invalid(
@@ -222,9 +258,10 @@ impl Domain {
             )
             .of(Culprit::Range(range)));
         }
-        self.map_or_undo(ops, iova, phys, len, prot)
+        Ok(ops)
     }
 
+    /// Maps all of it or nothing. Where that cannot be confirmed, the error is that of the undo.
     pub(crate) fn map_or_undo(
         &self,
         ops: &dyn PagingOps,
@@ -232,20 +269,32 @@ impl Domain {
         phys: PhysAddr,
         len: u64,
         prot: Prot,
-    ) -> Result {
+    ) -> core::result::Result<(), NotMapped> {
         let Err(MapError { mapped, error }) = ops.map(iova, phys, len, prot) else {
             return Ok(());
         };
-        if mapped > 0
-            && let Err(undo) = ops.unmap(iova, mapped)
-        {
-            log::error!("a mapping at {iova} failed half way and could not be undone: {undo}");
+        match if mapped > 0 {
+            ops.unmap(iova, mapped)
+        } else {
+            Ok(())
+        } {
+            Ok(()) => Err(NotMapped {
+                error,
+                undone: true,
+            }),
+            Err(undo) => {
+                log::error!("a mapping at {iova} failed half way ({error}) and stays: {undo}");
+                Err(NotMapped {
+                    error: undo,
+                    undone: false,
+                })
+            }
         }
-        Err(error)
     }
 
     /// Unmaps `len` bytes from `iova`. When this returns `Ok`, no device reaches anything through
-    /// them and the memory may be used for something else.
+    /// them and the memory may be used for something else. A range is for whoever mapped it to
+    /// unmap.
     ///
     /// Context: any; waits for the hardware, without a lock that other mappings need.
     ///
@@ -309,23 +358,37 @@ impl Domain {
     ///
     /// # Errors
     ///
-    /// As [`map`](Self::map), with the block.
+    /// As [`map`](Self::map), with the block; without it where devices may go on reaching it. Then
+    /// it is never given back, and counted in [`leaked_bytes`](Self::leaked_bytes).
     pub fn map_block<M: DmaMemory>(
         self: &Arc<Self>,
         iova: Iova,
         block: DmaBlock<M>,
         prot: Prot,
-    ) -> core::result::Result<MappedBlock<M>, (Error, DmaBlock<M>)> {
-        // SAFETY: the handle owns the block, and gives it back only after `unmap` returned `Ok`.
-        let mapped = unsafe { self.map(iova, block.addr(), block.size() as u64, prot) };
-        match mapped {
+    ) -> core::result::Result<MappedBlock<M>, (Error, Option<DmaBlock<M>>)> {
+        match self.try_map(iova, block.addr(), block.size() as u64, prot) {
             Ok(()) => Ok(MappedBlock {
                 domain: self.clone(),
                 iova,
                 block: Some(block),
             }),
-            Err(error) => Err((error, block)),
+            Err(NotMapped {
+                error,
+                undone: true,
+            }) => Err((error, Some(block))),
+            Err(NotMapped {
+                error,
+                undone: false,
+            }) => {
+                self.leak(&block);
+                Err((error, None))
+            }
         }
+    }
+
+    fn leak<M: DmaMemory>(&self, block: &DmaBlock<M>) {
+        self.leaked.fetch_add(block.size(), Ordering::Relaxed);
+        block.leak();
     }
 
     /// How many bytes were never given back because the hardware did not confirm that it stopped
@@ -395,14 +458,11 @@ impl<M: DmaMemory> MappedBlock<M> {
         Some(match self.domain.unmap(self.iova, block.size() as u64) {
             Ok(()) => Ok(block),
             Err(error) => {
-                self.domain
-                    .leaked
-                    .fetch_add(block.size(), Ordering::Relaxed);
                 log::error!(
                     "{block:?} at IOVA {} is never given back: {error}",
                     self.iova
                 );
-                block.leak();
+                self.domain.leak(&block);
                 Err(error)
             }
         })

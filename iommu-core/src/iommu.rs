@@ -9,7 +9,7 @@ use core::fmt;
 
 use lock_api::Mutex;
 
-use crate::addr::StreamId;
+use crate::addr::{AddrRange, StreamId};
 use crate::device::{Device, DeviceInfo, Rest};
 use crate::domain::{DomainKind, DomainRef};
 use crate::error::{Culprit, Error, ErrorKind, Result};
@@ -298,6 +298,7 @@ impl<L: RawLock> Shared<L> {
                     state.default.clone_from(&domain);
                     state.domain.clone_from(&domain);
                 }
+                state.members[at].set_home(state.default.clone());
                 match domain {
                     None => self.settle(&mut state.members[at..]),
                     Some(domain) => transact(
@@ -394,27 +395,31 @@ impl<L: RawLock> Shared<L> {
         }
     }
 
-    /// Whether attaching `member` to `domain` takes the regions that firmware pinned it to along.
-    fn maps_direct(&self, domain: &DomainRef, member: &Member) -> bool {
-        member.require_direct()
-            && domain.kind() == DomainKind::Paging
-            && !self.fixed.contains(domain)
+    /// What attaching `member` to `domain` maps 1:1 there.
+    fn direct_ranges<'m>(&self, domain: &DomainRef, member: &'m Member) -> &'m [AddrRange] {
+        if domain.kind() == DomainKind::Paging && !self.fixed.contains(domain) {
+            member.ranges_in(domain)
+        } else {
+            &[]
+        }
     }
 
-    /// Makes `domain` hold the regions that firmware pinned `member` to.
+    /// Makes `domain` hold the regions that `member` needs in it.
     pub(crate) fn hold_direct(&self, domain: &DomainRef, member: &Member) -> Result {
-        if !self.maps_direct(domain, member) {
+        let ranges = self.direct_ranges(domain, member);
+        if ranges.is_empty() {
             return Ok(());
         }
         let _guard = self.direct.lock();
-        domain.hold_direct(member.direct_ranges())
+        domain.hold_direct(ranges)
     }
 
     /// Ends [`hold_direct`](Self::hold_direct).
     pub(crate) fn drop_direct(&self, domain: &DomainRef, member: &Member) {
-        if self.maps_direct(domain, member) {
+        let ranges = self.direct_ranges(domain, member);
+        if !ranges.is_empty() {
             let _guard = self.direct.lock();
-            domain.drop_direct(member.direct_ranges());
+            domain.drop_direct(ranges);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::error::Culprit;
 use crate::iommu::DeviceId;
 use crate::ops::Probed;
 use crate::platform::DeviceControl;
-use crate::reserved::{ReservedRegion, direct_ranges};
+use crate::reserved::{ReservedKind, ReservedRegion, joined_ranges};
 
 /// What a device's traffic is really on.
 #[derive(Clone, Debug)]
@@ -57,6 +57,10 @@ pub struct Member {
     state: Box<dyn Any + Send>,
     reserved: Arc<[ReservedRegion]>,
     direct: Arc<[AddrRange]>,
+    /// `direct`, and what is mapped 1:1 in the group's default domain only.
+    at_home: Arc<[AddrRange]>,
+    /// The group's default domain.
+    home: Option<DomainRef>,
     attached: Attached,
     pending: Option<DomainRef>,
     /// What it was on until the commit that is under way moved it.
@@ -78,7 +82,9 @@ impl Member {
         reserved.extend_from_slice(info.reserved_regions());
         reserved.sort_by_key(|region| region.range());
         reserved.dedup();
-        let direct = direct_ranges(&reserved).into();
+        let direct = joined_ranges(&reserved, &[ReservedKind::Direct]).into();
+        let relaxable = [ReservedKind::Direct, ReservedKind::DirectRelaxable];
+        let at_home = joined_ranges(&reserved, &relaxable).into();
         Self {
             id,
             info,
@@ -86,6 +92,8 @@ impl Member {
             state,
             reserved: reserved.into(),
             direct,
+            at_home,
+            home: None,
             attached,
             pending: None,
             left: None,
@@ -142,8 +150,17 @@ impl Member {
         !self.direct.is_empty()
     }
 
-    pub(crate) fn direct_ranges(&self) -> &[AddrRange] {
-        &self.direct
+    /// Says which domain is the group's default.
+    pub(crate) fn set_home(&mut self, home: Option<DomainRef>) {
+        self.home = home;
+    }
+
+    /// What has to be mapped 1:1 in `domain` while the device is on it.
+    pub(crate) fn ranges_in(&self, domain: &DomainRef) -> &[AddrRange] {
+        match &self.home {
+            Some(home) if Arc::ptr_eq(home, domain) => &self.at_home,
+            _ => &self.direct,
+        }
     }
 
     /// What the device is on at this moment.

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::addr::PhysAddr;
-use crate::error::{Error, Result};
+use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::platform::DmaMemory;
 
 /// A zeroed block of DMA memory, given back when dropped.
@@ -48,6 +48,29 @@ impl<M: DmaMemory> DmaBlock<M> {
             align,
             leaked: AtomicBool::new(false),
         })
+    }
+
+    /// The block, where hardware with physical addresses of `bits` reaches all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::OutOfRange`] where it does not. The block is freed.
+    pub fn below(self, bits: u32) -> Result<Self> {
+        let last = self.addr.0 + (self.size as u64 - 1);
+        if bits >= 64 || last >> bits == 0 {
+            return Ok(self);
+        }
+        Err(Error::new(
+            ErrorKind::OutOfRange,
+            "the hardware cannot address this memory",
+        )
+        .of(Culprit::Phys(self.addr)))
+    }
+
+    /// The block's address, from where on it is the caller's to free.
+    pub(crate) fn into_addr(self) -> PhysAddr {
+        self.leak();
+        self.addr
     }
 
     /// Where hardware finds the block.
@@ -94,8 +117,18 @@ impl<M: DmaMemory> DmaBlock<M> {
         }
     }
 
+    /// Makes later loads of the `len` bytes from `offset` on see what hardware wrote, where the
+    /// memory is not coherent.
+    pub fn refresh(&self, offset: usize, len: usize) {
+        if !self.memory.is_coherent() {
+            self.memory
+                .invalidate(PhysAddr(self.addr.0 + offset as u64), len);
+        }
+    }
+
     /// Copies out of the block, from byte `offset` on.
     pub fn read_at(&self, offset: usize, to: &mut [u8]) {
+        self.refresh(offset, to.len());
         let from = &self.bytes()[offset..][..to.len()];
         for (to, from) in to.iter_mut().zip(from) {
             *to = from.load(Ordering::Relaxed);

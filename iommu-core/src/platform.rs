@@ -93,8 +93,17 @@ pub unsafe trait DmaMemory: Clone + Send + Sync + Debug + 'static {
     /// `wmb` on Linux; at least `dmb oshst` on Arm).
     fn write_barrier(&self);
 
+    /// Makes the CPU see what hardware that does not see its caches has written to the `len` bytes
+    /// at `addr`. Called on memory that is not coherent only, before it is read; the CPU has not
+    /// written there since the last [`clean`](Self::clean). Nothing to do where the CPU accesses
+    /// that memory uncached.
+    fn invalidate(&self, addr: PhysAddr, len: usize) {
+        let _ = (addr, len);
+    }
+
     /// Orders every earlier load from DMA memory and every earlier register read before every
-    /// later load from DMA memory (`dma_rmb` on Linux; at least `dmb oshld` on Arm).
+    /// later load from DMA memory and every later register write (`dma_rmb` on Linux; at least
+    /// `dmb oshld` on Arm).
     fn read_barrier(&self);
 
     /// Stores one 64-bit word that hardware may be reading, as one single-copy-atomic access.

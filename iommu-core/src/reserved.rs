@@ -76,11 +76,12 @@ pub struct FirmwareRegion {
     pub region: ReservedRegion,
 }
 
-/// The `Direct` regions among `regions`, sorted, those that overlap or touch made one.
-pub(crate) fn direct_ranges(regions: &[ReservedRegion]) -> Vec<AddrRange> {
+/// The regions among `regions` that are of one of `kinds`, sorted, those that overlap or touch made
+/// one.
+pub(crate) fn joined_ranges(regions: &[ReservedRegion], kinds: &[ReservedKind]) -> Vec<AddrRange> {
     let mut ranges: Vec<AddrRange> = regions
         .iter()
-        .filter(|region| region.kind == ReservedKind::Direct)
+        .filter(|region| kinds.contains(&region.kind))
         .map(|region| region.range)
         .collect();
     ranges.sort_unstable();
@@ -104,6 +105,10 @@ mod tests {
         ReservedRegion::new(start, len, ReservedKind::Direct).unwrap()
     }
 
+    fn joined(regions: &[ReservedRegion]) -> Vec<AddrRange> {
+        joined_ranges(regions, &[ReservedKind::Direct])
+    }
+
     #[test]
     fn empty_and_wrapping_regions_are_refused() {
         for (start, len) in [(0x1000, 0), (u64::MAX, 2), (1, u64::MAX)] {
@@ -122,7 +127,7 @@ mod tests {
     #[test]
     fn direct_regions_are_sorted_and_joined() {
         let relaxable = ReservedRegion::new(0x9000, 0x1000, ReservedKind::DirectRelaxable).unwrap();
-        let ranges = direct_ranges(&[
+        let ranges = joined(&[
             direct(0x5000, 0x1000),
             direct(0x1000, 0x1000),
             relaxable,
@@ -136,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_region_that_contains_the_next_keeps_its_end() {
-        let ranges = direct_ranges(&[direct(0x1000, 0x9000), direct(0x2000, 0x1000)]);
+        let ranges = joined(&[direct(0x1000, 0x9000), direct(0x2000, 0x1000)]);
         assert_eq!(ranges, [AddrRange::new(0x1000, 0x9000).unwrap()]);
     }
 }

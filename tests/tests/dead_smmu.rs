@@ -343,3 +343,95 @@ fn a_queue_of_two_commands_serves_a_group_of_many_streams() {
     assert!(!(0..40).any(reached));
     assert_eq!(machine.model().violations(), [""; 0]);
 }
+
+#[test]
+fn a_mapping_that_fails_half_way_and_cannot_be_undone_keeps_its_block() {
+    let machine = machine();
+    let (_smmu, iommu) = started(&machine);
+    let domain = domain(&iommu);
+    let block = DmaBlock::new(&machine.memory(), 0x2000, 0x1000, "a buffer").unwrap();
+    // One page fits the table that is there; the next one needs another.
+    domain
+        .map_block(Iova(0x1f_e000), buffer(&machine), RW)
+        .unwrap()
+        .block();
+    let kept = domain
+        .map_block(Iova(0x1f_e000), buffer(&machine), RW)
+        .unwrap();
+    machine.memory().fail_allocation(Some(0));
+    machine.model().freeze_commands(true);
+    let (error, given_back) = domain.map_block(Iova(0x1f_f000), block, RW).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::IommuTimedOut);
+    assert!(given_back.is_none() && domain.leaked_bytes() == 0x2000);
+    machine.model().freeze_commands(false);
+    drop(kept);
+
+    let block = DmaBlock::new(&machine.memory(), 0x2000, 0x1000, "a buffer").unwrap();
+    machine.memory().fail_allocation(Some(0));
+    let (error, given_back) = domain.map_block(Iova(0x3f_f000), block, RW).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert_eq!(given_back.unwrap().size(), 0x2000);
+}
+
+#[test]
+fn shutdown_says_what_is_so() {
+    let machine = machine();
+    let (smmu, _iommu) = started(&machine);
+    smmu.shutdown(ShutdownPolicy::Abort).unwrap();
+    assert!(!reaches(&machine, 0x4030_0000));
+    smmu.shutdown(ShutdownPolicy::Bypass).unwrap();
+    assert!(reaches(&machine, 0x4030_0000), "the later policy counts");
+    smmu.shutdown(ShutdownPolicy::Abort).unwrap();
+    assert!(!reaches(&machine, 0x4030_0000));
+
+    let machine = ModelMachine::new(ModelConfig::default(), 1);
+    let (smmu, _iommu) = started(&machine);
+    machine.model().stick_ack(AckRegister::Gbpa, true);
+    assert!(smmu.shutdown(ShutdownPolicy::Abort).is_err());
+    assert!(
+        !reaches(&machine, 0x4030_0000),
+        "not off before everything aborts"
+    );
+    machine.model().stick_ack(AckRegister::Gbpa, false);
+    assert!(
+        smmu.shutdown(ShutdownPolicy::Abort).is_err(),
+        "what failed once stays in doubt"
+    );
+}
+
+#[test]
+fn memory_beyond_what_the_smmu_can_address_is_refused() {
+    // 32 bits of physical address, and memory above them.
+    let config = ModelConfig {
+        idr5: 0x70,
+        ..ModelConfig::default()
+    };
+    let memory = MockMemory::new(iommu_core::PhysAddr(1 << 32), 16 << 20);
+    let model = mock_hw::smmuv3::SmmuModel::new(memory.clone(), config);
+    let platform = BasicPlatform {
+        bank: model.bank(),
+        memory: memory.clone(),
+        clock: MockClock::new(),
+    };
+    let refused = ArmSmmuV3::probe(platform, Config::default()).unwrap_err();
+    assert_eq!(
+        (refused.kind(), memory.allocated()),
+        (ErrorKind::OutOfRange, 0)
+    );
+}
+
+#[test]
+fn translated_traffic_is_checked_where_there_is_ats() {
+    let idr0 = ModelConfig::default().idr0 | 1 << 10;
+    let machine = ModelMachine::new(
+        ModelConfig {
+            idr0,
+            ..ModelConfig::default()
+        },
+        1,
+    );
+    let (_smmu, _iommu) = started(&machine);
+    let cr0 = iommu_core::RegisterBank::read32(&machine.platform().bank, 0x24);
+    // SMMUEN, EVENTQEN, CMDQEN and ATSCHK.
+    assert_eq!(cr0, 0b1_1101);
+}

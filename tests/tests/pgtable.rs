@@ -68,7 +68,7 @@ fn seen<F: Format>(
 #[test]
 fn the_largest_pages_that_fit_are_used() {
     let memory = memory();
-    let mut table = PageTable::<_, Stage1>::new(&memory, 48).unwrap();
+    let mut table = PageTable::<_, Stage1>::new(&memory, 48, 48).unwrap();
     // 4 KiB up to the 2 MiB boundary, 2 MiB up to the 1 GiB boundary, 1 GiB, and down again.
     let (iova, len) = (G1 - M2 - K4, K4 + M2 + G1 + M2 + K4);
     table
@@ -99,7 +99,7 @@ fn the_largest_pages_that_fit_are_used() {
 #[test]
 fn a_target_that_is_less_aligned_gets_smaller_pages() {
     let memory = memory();
-    let mut table = PageTable::<_, Stage2>::new(&memory, 40).unwrap();
+    let mut table = PageTable::<_, Stage2>::new(&memory, 40, 48).unwrap();
     table.map(Iova(M2), PhysAddr(M2 + K4), M2, RW).unwrap();
     assert_eq!(seen(&memory, &table, M2 + 5), Some((M2 + K4 + 5, K4)));
     table.map(Iova(4 * M2), PhysAddr(7 * M2), M2, RW).unwrap();
@@ -122,7 +122,7 @@ fn roots_have_the_level_and_the_size_of_the_architecture() {
     fn check<F: Format>(cases: &[(u32, u8, usize)]) {
         for &(bits, level, bytes) in cases {
             let memory = memory();
-            let mut table = PageTable::<_, F>::new(&memory, bits).unwrap();
+            let mut table = PageTable::<_, F>::new(&memory, bits, 48).unwrap();
             assert_eq!(
                 (table.root_level(), memory.allocated()),
                 (level, bytes),
@@ -135,7 +135,7 @@ fn roots_have_the_level_and_the_size_of_the_architecture() {
             assert_eq!(seen(&memory, &table, 0), None);
         }
         for bits in [0, 31, 49, 64, u32::MAX] {
-            let refused = PageTable::<_, F>::new(&memory(), bits).unwrap_err();
+            let refused = PageTable::<_, F>::new(&memory(), bits, 48).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
         }
     }
@@ -146,7 +146,7 @@ fn roots_have_the_level_and_the_size_of_the_architecture() {
 #[test]
 fn what_is_mapped_is_not_mapped_again() {
     let memory = memory();
-    let mut table = PageTable::<_, Stage1>::new(&memory, 39).unwrap();
+    let mut table = PageTable::<_, Stage1>::new(&memory, 39, 48).unwrap();
     table.map(Iova(4 * M2), PhysAddr(0), M2, RW).unwrap();
     // It runs into the block after two pages.
     let stopped = table
@@ -169,7 +169,7 @@ fn what_is_mapped_is_not_mapped_again() {
 #[test]
 fn an_unmap_that_is_refused_changes_nothing() {
     let memory = memory();
-    let mut table = PageTable::<_, Stage1>::new(&memory, 39).unwrap();
+    let mut table = PageTable::<_, Stage1>::new(&memory, 39, 48).unwrap();
     table.map(Iova(0), PhysAddr(G1), K4, RW).unwrap();
     table.map(Iova(2 * K4), PhysAddr(G1), K4, RW).unwrap();
     table.map(Iova(M2), PhysAddr(M2), M2, RW).unwrap();
@@ -193,7 +193,7 @@ fn an_unmap_that_is_refused_changes_nothing() {
 #[test]
 fn tables_stay_until_whoever_unmapped_says_that_hardware_has_forgotten_them() {
     let memory = memory();
-    let mut table = PageTable::<_, Stage1>::new(&memory, 48).unwrap();
+    let mut table = PageTable::<_, Stage1>::new(&memory, 48, 48).unwrap();
     let empty = memory.allocated();
     // 1 GiB of pages: one table of level 2 and 512 of level 3 below one entry of level 1.
     table.map(Iova(G1), PhysAddr(K4), G1, RW).unwrap();
@@ -225,7 +225,7 @@ fn tables_stay_until_whoever_unmapped_says_that_hardware_has_forgotten_them() {
 #[test]
 fn a_page_table_gives_all_its_memory_back() {
     let memory = memory();
-    let mut table = PageTable::<_, Stage2>::new(&memory, 44).unwrap();
+    let mut table = PageTable::<_, Stage2>::new(&memory, 44, 48).unwrap();
     for at in [0, M2 + K4, 5 * G1, (1 << 44) - K4] {
         table.map(Iova(at), PhysAddr(0), K4, RW).unwrap();
     }
@@ -239,7 +239,7 @@ fn memory_may_run_out_at_any_table() {
     for n in 0.. {
         let memory = memory();
         memory.fail_allocation(Some(n));
-        let Ok(mut table) = PageTable::<_, Stage1>::new(&memory, 48) else {
+        let Ok(mut table) = PageTable::<_, Stage1>::new(&memory, 48, 48) else {
             assert_eq!((n, memory.blocks()), (0, 0));
             continue;
         };
@@ -265,7 +265,7 @@ fn memory_may_run_out_at_any_table() {
 #[test]
 fn at_every_store_a_reader_sees_the_old_or_the_new_and_nothing_else() {
     let memory = memory();
-    let mut table = PageTable::<_, Stage1>::new(&memory, 48).unwrap();
+    let mut table = PageTable::<_, Stage1>::new(&memory, 48, 48).unwrap();
     let (root, level) = (table.root().0, table.root_level().into());
     let stores = Arc::new(AtomicUsize::new(0));
     let (count, at_store) = (stores.clone(), memory.clone());
@@ -294,7 +294,7 @@ fn at_every_store_a_reader_sees_the_old_or_the_new_and_nothing_else() {
 fn tables_in_memory_that_is_not_coherent_are_cleaned_before_they_are_linked() {
     let memory = memory();
     memory.set_coherent(false);
-    let mut table = PageTable::<_, Stage1>::new(&memory, 39).unwrap();
+    let mut table = PageTable::<_, Stage1>::new(&memory, 39, 48).unwrap();
     table.map(Iova(0), PhysAddr(G1), K4, RW).unwrap();
     let mut at = table.root();
     for index in [0, 0, 0] {
@@ -318,7 +318,7 @@ fn ten_thousand_random_changes_agree_with_a_plain_map() {
         seed % below
     };
     let memory = memory();
-    let mut table = PageTable::<_, Stage2>::new(&memory, 40).unwrap();
+    let mut table = PageTable::<_, Stage2>::new(&memory, 40, 48).unwrap();
     // By page: where it goes, and the first page of the mapping that made it.
     let mut expected = BTreeMap::<u64, u64>::new();
     let mut kept = Vec::<(u64, u64)>::new();

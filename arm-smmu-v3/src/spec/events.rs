@@ -64,19 +64,9 @@ impl EventKind {
         })
     }
 
-    /// Whether the record tells the address that the transaction came in with, and its direction.
-    const fn has_input(self) -> bool {
-        matches!(
-            self,
-            Self::F_UUT
-                | Self::F_TRANSL_FORBIDDEN
-                | Self::F_WALK_EABT
-                | Self::F_TRANSLATION
-                | Self::F_ADDR_SIZE
-                | Self::F_ACCESS
-                | Self::F_PERMISSION
-                | Self::F_TLB_CONFLICT
-        )
+    /// Whether the record tells the direction of the transaction.
+    const fn has_direction(self) -> bool {
+        self.has_stage() || matches!(self, Self::F_UUT | Self::F_TRANSL_FORBIDDEN)
     }
 
     /// Whether the record tells the address of a structure that could not be fetched.
@@ -87,8 +77,18 @@ impl EventKind {
         )
     }
 
-    /// Whether it is a fault of translation, which names its stage and can stall.
-    const fn is_translation_fault(self) -> bool {
+    /// Whether the record tells the stage of translation.
+    const fn has_stage(self) -> bool {
+        self.has_class() || matches!(self, Self::F_TLB_CONFLICT)
+    }
+
+    /// Whether the record tells what was being accessed.
+    const fn has_class(self) -> bool {
+        self.can_stall() || matches!(self, Self::F_WALK_EABT)
+    }
+
+    /// Whether the transaction may be waiting for software.
+    const fn can_stall(self) -> bool {
         matches!(
             self,
             Self::F_TRANSLATION | Self::F_ADDR_SIZE | Self::F_ACCESS | Self::F_PERMISSION
@@ -175,47 +175,50 @@ impl Event {
         StreamId(self.word0().stream())
     }
 
-    /// Its SubstreamID, where it had one.
+    /// Its SubstreamID, where it had one. `C_BAD_SUBSTREAMID` always has.
     #[must_use]
     pub const fn substream(&self) -> Option<u32> {
-        if self.word0().ssv() {
+        if self.word0().ssv() || matches!(self.kind(), EventKind::C_BAD_SUBSTREAMID) {
             Some(self.word0().substream())
         } else {
             None
         }
     }
 
-    /// The address it came in with.
+    /// The address it came in with; of a page request, its page.
     #[must_use]
     pub fn input(&self) -> Option<Iova> {
-        self.kind().has_input().then_some(Iova(self.0[2]))
+        match self.kind() {
+            EventKind::E_PAGE_REQUEST => Some(Iova(self.0[2] & !0xfff)),
+            kind => kind.has_direction().then_some(Iova(self.0[2])),
+        }
     }
 
     /// Whether it was a read; `None` where the record does not tell.
     #[must_use]
     pub fn is_read(&self) -> Option<bool> {
-        self.kind().has_input().then_some(self.word1().rnw())
+        self.kind().has_direction().then_some(self.word1().rnw())
     }
 
     /// The address of the structure that could not be fetched.
     #[must_use]
     pub fn fetch(&self) -> Option<PhysAddr> {
-        self.kind().has_fetch().then_some(PhysAddr(self.0[3]))
+        let address = self.0[3] & 0x00ff_ffff_ffff_fff8;
+        self.kind().has_fetch().then_some(PhysAddr(address))
     }
 
-    /// The stage of a translation fault, 1 or 2.
+    /// The stage of translation, 1 or 2.
     #[must_use]
     pub fn stage(&self) -> Option<u8> {
-        self.kind()
-            .is_translation_fault()
-            .then_some(if self.word1().s2() { 2 } else { 1 })
+        let stage = if self.word1().s2() { 2 } else { 1 };
+        self.kind().has_stage().then_some(stage)
     }
 
-    /// What a translation fault happened in.
+    /// What was being accessed.
     #[must_use]
     pub fn class(&self) -> Option<FaultClass> {
         self.kind()
-            .is_translation_fault()
+            .has_class()
             .then_some(match self.word1().class() {
                 0 => FaultClass::Cd,
                 1 => FaultClass::Table,
@@ -224,16 +227,17 @@ impl Event {
             })
     }
 
-    /// The address that stage 2 could not translate.
+    /// The page that stage 2 could not translate.
     #[must_use]
     pub fn ipa(&self) -> Option<PhysAddr> {
-        (self.stage() == Some(2)).then_some(PhysAddr(self.0[3]))
+        let address = self.0[3] & 0x00ff_ffff_ffff_f000;
+        (self.stage() == Some(2) && !self.kind().has_fetch()).then_some(PhysAddr(address))
     }
 
     /// The tag of a transaction that waits for `CMD_RESUME`.
     #[must_use]
     pub fn stalled(&self) -> Option<u16> {
-        (self.kind().is_translation_fault() && self.word1().stall()).then_some(self.word1().stag())
+        (self.kind().can_stall() && self.word1().stall()).then_some(self.word1().stag())
     }
 }
 

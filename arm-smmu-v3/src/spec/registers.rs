@@ -403,6 +403,11 @@ pub struct CmdqCons {
     __: bool,
 }
 
+impl CmdqCons {
+    /// The bits that are always zero.
+    pub const RESERVED: u32 = 1 << 31 | 0xf << 20;
+}
+
 /// Reasons in [`CmdqCons::err`] (7.1).
 pub mod cerror {
     /// No error.

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Descriptor, Format};
-use crate::addr::{Iova, PhysAddr};
+use crate::addr::{AddrRange, Iova, PhysAddr};
 use crate::domain::{MapError, Prot};
 use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::memory::DmaBlock;
@@ -39,19 +39,22 @@ pub struct PageTable<M: DmaMemory, F: Format> {
     root: DmaBlock<M>,
     root_level: u8,
     input_bits: u32,
+    output_bits: u32,
     leaked: bool,
     format: PhantomData<F>,
 }
 
 impl<M: DmaMemory, F: Format> PageTable<M, F> {
     /// An empty table for addresses of `input_bits` (32 to 48), starting at the level that makes
-    /// the walk shortest, with as many tables side by side as the format allows.
+    /// the walk shortest, with as many tables side by side as the format allows. Hardware can walk
+    /// tables and map to addresses of `output_bits` (at most 48).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidArgument`] for other numbers of bits, [`ErrorKind::OutOfMemory`].
-    pub fn new(memory: &M, input_bits: u32) -> Result<Self> {
-        if !(32..=48).contains(&input_bits) {
+    /// [`ErrorKind::InvalidArgument`] for other numbers of bits, [`ErrorKind::OutOfMemory`],
+    /// [`ErrorKind::OutOfRange`] where the memory lies beyond what the hardware can address.
+    pub fn new(memory: &M, input_bits: u32, output_bits: u32) -> Result<Self> {
+        if !(32..=48).contains(&input_bits) || output_bits > 48 {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
                 "input addresses of 32 to 48 bits",
@@ -65,11 +68,12 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         };
         let entries = 1_usize << (input_bits - span_shift(root_level));
         let size = (entries * 8).max(TABLE_SIZE);
-        let root = DmaBlock::new(memory, size, size, "a page table's root")?;
+        let root = DmaBlock::new(memory, size, size, "a page table's root")?.below(output_bits)?;
         Ok(Self {
             root,
             root_level,
             input_bits,
+            output_bits,
             leaked: false,
             format: PhantomData,
         })
@@ -117,14 +121,28 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         }
     }
 
-    /// Maps `len` bytes from `iova` to `phys` with the largest pages that fit. Lengths and addresses
-    /// are multiples of 4 KiB and the range fits the input size: the caller has checked that.
+    fn check_range(&self, start: u64, len: u64, bits: u32) -> Result {
+        let aligned = (start | len) & (span(LAST_LEVEL) - 1) == 0;
+        match AddrRange::new(start, len) {
+            Some(range) if aligned && range.last() >> bits == 0 => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "not a range of whole pages within the table",
+            )
+            .of(Culprit::Iova(Iova(start)))),
+        }
+    }
+
+    /// Maps `len` bytes from `iova` to `phys` with the largest pages that fit.
     ///
     /// The stores are ordered before whatever tells a device about the mapping.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyExists`] or [`ErrorKind::OutOfMemory`], with the bytes mapped so far.
+    /// [`ErrorKind::InvalidArgument`] for an empty range, one that is not made of 4 KiB pages, or
+    /// one beyond the input or output size; [`ErrorKind::AlreadyExists`],
+    /// [`ErrorKind::OutOfMemory`] and [`ErrorKind::OutOfRange`] (of a new table), with the bytes
+    /// mapped so far.
     pub fn map(
         &mut self,
         iova: Iova,
@@ -132,6 +150,10 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         len: u64,
         prot: Prot,
     ) -> core::result::Result<(), MapError> {
+        let checked = self
+            .check_range(iova.0, len, self.input_bits)
+            .and_then(|()| self.check_range(phys.0, len, self.output_bits));
+        checked.map_err(|error| MapError { mapped: 0, error })?;
         let mut done = 0;
         while done < len {
             let (iova, phys) = (Iova(iova.0 + done), PhysAddr(phys.0 + done));
@@ -197,8 +219,8 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     }
 
     fn new_table(&self) -> Result<PhysAddr> {
-        let table = self.memory().allocate(TABLE_SIZE, TABLE_SIZE);
-        table.ok_or(Error::out_of_memory("a page table"))
+        let table = DmaBlock::new(self.memory(), TABLE_SIZE, TABLE_SIZE, "a page table")?;
+        Ok(table.below(self.output_bits)?.into_addr())
     }
 
     /// Takes `len` bytes from `iova` out of the table. What was there may be cached by hardware
@@ -208,8 +230,9 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] where a part is not mapped, [`ErrorKind::InvalidArgument`] where the
-    /// range ends inside a larger page. Nothing changed then.
+    /// range ends inside a larger page, and as in [`map`](Self::map). Nothing changed then.
     pub fn unmap(&mut self, iova: Iova, len: u64) -> Result<Unlinked<M>> {
+        self.check_range(iova.0, len, self.input_bits)?;
         self.check_mapped(iova, len)?;
         let mut unlinked = Unlinked {
             memory: self.memory().clone(),
@@ -313,9 +336,12 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         unlinked.push(&node);
     }
 
-    /// Where an access to `iova`, within the input size, goes.
+    /// Where an access to `iova` goes.
     #[must_use]
     pub fn translate(&self, iova: Iova) -> Option<PhysAddr> {
+        if iova.0 >> self.input_bits != 0 {
+            return None;
+        }
         match self.find(iova) {
             (Descriptor::Leaf(phys), level) => Some(PhysAddr(phys.0 | iova.0 & (span(level) - 1))),
             _ => None,
