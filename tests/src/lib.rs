@@ -1,6 +1,13 @@
 //! Tests and examples of the workspace: the drivers on models of hardware, and on QEMU's.
 
+pub mod cases;
 pub mod clock;
 pub mod machine;
+pub mod model;
 pub mod qemu;
 pub mod tour;
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
