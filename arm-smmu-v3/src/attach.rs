@@ -102,6 +102,7 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
             }),
             reserved,
             attached: self.found(device.stream_ids()),
+            max_pasids: 0,
         })
     }
 
@@ -132,6 +133,22 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
             }
         }
         result
+    }
+
+    fn quarantine(&self, members: &mut [Member]) {
+        for member in &mut *members {
+            if let Ok(state) = state(member) {
+                state.confirmed = false;
+                state.target = Some(entries::abort());
+            }
+        }
+        self.inner
+            .store(members, FIRST, |_, target, _| Some(target));
+        for member in members {
+            if let Ok(state) = state(member) {
+                state.target = None;
+            }
+        }
     }
 
     fn release(&self, _member: &mut Member) {}

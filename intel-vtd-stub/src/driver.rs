@@ -88,7 +88,7 @@ impl<M: DmaMemory> State<M> {
 
 /// What is kept of a device.
 struct Known<M: DmaMemory> {
-    entries: Vec<Entry<M>>,
+    entries: Vec<(StreamId, Entry<M>)>,
 }
 
 impl<P: Platform> IntelVtd<P> {
@@ -208,9 +208,6 @@ fn sources(streams: &[StreamId]) -> Result<Vec<SourceId>> {
 /// Where a member goes, as its context entries say it; `None` for not present.
 type Target = Option<ContextEntry>;
 
-/// Where a member is on its way to, and its entries. There is none for a member that stays.
-type Plan<'m, M> = (Target, &'m [Entry<M>]);
-
 impl<P: Platform> Inner<P> {
     fn target(&self, domain: &DomainRef) -> Result<Target> {
         if Arc::ptr_eq(domain, &self.blocked) {
@@ -225,13 +222,14 @@ impl<P: Platform> Inner<P> {
         }
     }
 
-    fn plan<'m>(&self, member: &'m Member) -> Result<Option<Plan<'m, P::Memory>>> {
+    /// Where a member is on its way to; nothing for one that stays.
+    fn plan(&self, member: &Member) -> Result<Option<Target>> {
         let Some(domain) = member.pending() else {
             return Ok(None);
         };
         let target = self.target(domain)?;
         match member.state::<Known<P::Memory>>() {
-            Some(known) => Ok(Some((target, &known.entries))),
+            Some(_) => Ok(Some(target)),
             None => Err(
                 Error::new(ErrorKind::Internal, "a device of another backend").of(member.culprit()),
             ),
@@ -258,6 +256,14 @@ impl<P: Platform> Inner<P> {
             blocked
         }
     }
+}
+
+/// The entries of the source ids that an attach of the member moves.
+fn places<P: Platform>(member: &Member) -> impl Iterator<Item = &Entry<P::Memory>> {
+    let known = member.state::<Known<P::Memory>>();
+    let all = known.into_iter().flat_map(|known| &known.entries);
+    all.filter(|(stream, _)| member.streams().contains(stream))
+        .map(|(_, entry)| entry)
 }
 
 fn rid_only(slot: Slot) -> Result {
@@ -304,9 +310,12 @@ impl<P: Platform> IommuOps for IntelVtd<P> {
             .collect();
         reserved.push(ReservedRegion::new(MSI_START, MSI_LEN, ReservedKind::Msi)?);
         Ok(Probed {
-            state: Box::new(Known { entries }),
+            state: Box::new(Known {
+                entries: device.stream_ids().iter().copied().zip(entries).collect(),
+            }),
             reserved,
             attached,
+            max_pasids: 0,
         })
     }
 
@@ -326,8 +335,8 @@ impl<P: Platform> IommuOps for IntelVtd<P> {
         let mut failure = None;
         for member in &mut *members {
             match inner.plan(member) {
-                Ok(Some((Some(entry), places))) => places.iter().for_each(|at| at.fill(entry)),
-                Ok(Some((None, places))) => places.iter().for_each(Entry::revoke),
+                Ok(Some(Some(entry))) => places::<P>(member).for_each(|at| at.fill(entry)),
+                Ok(Some(None)) => places::<P>(member).for_each(Entry::revoke),
                 Ok(None) => {}
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -336,14 +345,25 @@ impl<P: Platform> IommuOps for IntelVtd<P> {
             return Err(failure.unwrap_or(error));
         }
         for member in members {
-            if let Ok(Some((target, places))) = inner.plan(member) {
-                if target.is_none() {
-                    places.iter().for_each(Entry::clear_rest);
-                }
-                member.landed();
+            let Ok(Some(target)) = inner.plan(member) else {
+                continue;
+            };
+            if target.is_none() {
+                places::<P>(member).for_each(Entry::clear_rest);
             }
+            member.landed();
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    fn quarantine(&self, members: &mut [Member]) {
+        let known = members
+            .iter()
+            .filter_map(|member| member.state::<Known<P::Memory>>());
+        for (_, entry) in known.flat_map(|known| &known.entries) {
+            entry.revoke();
+        }
+        self.inner.unit.memory().write_barrier();
     }
 
     fn release(&self, _: &mut Member) {}

@@ -4,14 +4,17 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::addr::StreamId;
-use crate::domain::DomainRef;
+use crate::addr::{Iova, StreamId};
+use crate::domain::{DomainRef, MappedBlock, Prot};
 use crate::error::{Culprit, Error, ErrorKind, Result};
+use crate::fence::ResetFence;
 use crate::group::Group;
-use crate::iommu::DeviceId;
+use crate::iommu::{DeviceId, InstanceId};
 use crate::member::Attached;
-use crate::platform::{RawLock, SpinLock};
+use crate::memory::DmaBlock;
+use crate::platform::{DmaMemory, RawLock, SpinLock};
 use crate::reserved::ReservedRegion;
 
 /// What the platform knows of a device before any IOMMU does.
@@ -21,6 +24,7 @@ pub struct DeviceInfo {
     streams: Vec<StreamId>,
     reserved: Vec<ReservedRegion>,
     group: Option<String>,
+    instance: InstanceId,
 }
 
 impl DeviceInfo {
@@ -32,6 +36,7 @@ impl DeviceInfo {
             streams: Vec::new(),
             reserved: Vec::new(),
             group: None,
+            instance: InstanceId::FIRST,
         }
     }
 
@@ -57,6 +62,19 @@ impl DeviceInfo {
     pub fn group(mut self, name: &str) -> Self {
         self.group = Some(name.into());
         self
+    }
+
+    /// Puts the device behind this IOMMU, where a core has several.
+    #[must_use]
+    pub fn behind(mut self, instance: InstanceId) -> Self {
+        self.instance = instance;
+        self
+    }
+
+    /// The IOMMU that it is behind.
+    #[must_use]
+    pub fn instance(&self) -> InstanceId {
+        self.instance
     }
 
     /// The name.
@@ -88,6 +106,15 @@ impl DeviceInfo {
     }
 }
 
+/// Whether the caller may wait.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Context {
+    /// It may.
+    MayBlock,
+    /// It may not: an interrupt handler, or a lock is held.
+    Atomic,
+}
+
 /// Where a device was left by its release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -110,8 +137,10 @@ pub enum Rest {
 #[must_use = "dropping the handle releases the device"]
 pub struct Device<L: RawLock = SpinLock> {
     pub(crate) id: DeviceId,
-    pub(crate) name: Arc<str>,
+    pub(crate) info: Arc<DeviceInfo>,
     pub(crate) reserved: Arc<[ReservedRegion]>,
+    /// The attach has not been performed yet; once it has, it never is again.
+    pub(crate) deferred: AtomicBool,
     pub(crate) group: Group<L>,
     pub(crate) released: bool,
 }
@@ -120,7 +149,7 @@ impl<L: RawLock> Device<L> {
     /// The device's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        self.info.name()
     }
 
     /// Its reserved regions, sorted: those the platform named and those the backend knows of.
@@ -158,7 +187,7 @@ impl<L: RawLock> Device<L> {
             ErrorKind::InvalidArgument,
             "it shares its group: attach the group instead",
         )
-        .of(Culprit::Device(self.name.clone())))
+        .of(Culprit::Device(self.info.shared_name())))
     }
 
     /// [`Group::attach`] for a device that is alone in its group.
@@ -187,7 +216,60 @@ impl<L: RawLock> Device<L> {
     ///
     /// As [`Group::attach`].
     pub fn attach_now(&self) -> Result {
-        self.group.attach_deferred(self.id)
+        if self.deferred.load(Ordering::Acquire) {
+            self.group.attach_deferred(self.id)?;
+            self.deferred.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Maps a block in the domain that the device's group is on, for the device to use: performs an
+    /// attach that was deferred until now.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach_now`](Self::attach_now) and [`Domain::map_block`](crate::Domain::map_block);
+    /// [`ErrorKind::WouldBlock`] where the attach is still deferred and `context` may not block:
+    /// call [`attach_now`](Self::attach_now) before. [`ErrorKind::Unsupported`] where the group is
+    /// on no domain that maps.
+    pub fn map_block<M: DmaMemory>(
+        &self,
+        context: Context,
+        iova: Iova,
+        block: DmaBlock<M>,
+        prot: Prot,
+    ) -> core::result::Result<MappedBlock<M>, (Error, Option<DmaBlock<M>>)> {
+        if self.deferred.load(Ordering::Acquire) {
+            let attached = match context {
+                Context::MayBlock => self.attach_now(),
+                Context::Atomic => Err(Error::new(
+                    ErrorKind::WouldBlock,
+                    "the device's attach is deferred until it may block",
+                )
+                .of(Culprit::Device(self.info.shared_name()))),
+            };
+            if let Err(error) = attached {
+                return Err((error, Some(block)));
+            }
+        }
+        match self.domain() {
+            Some(domain) => domain.map_block(iova, block, prot),
+            None => {
+                let none = Error::new(ErrorKind::Unsupported, "the group is on no domain");
+                Err((none, Some(block)))
+            }
+        }
+    }
+
+    /// Parks the device while it is being reset; see [`ResetFence`].
+    ///
+    /// Context: may block.
+    ///
+    /// # Errors
+    ///
+    /// Failures of the hardware itself: there is no fence then, and the device may be uncertain.
+    pub fn reset_fence(&self) -> Result<ResetFence<L>> {
+        ResetFence::raise(&self.group, self.id)
     }
 
     /// Takes the device away from its domain and its group, parks it, and ends the handle.
@@ -213,15 +295,15 @@ impl<L: RawLock> Drop for Device<L> {
         if self.released {
             return;
         }
-        log::warn!("device {}: dropped without being released", self.name);
+        log::warn!("device {}: dropped without being released", self.name());
         if let Err(error) = self.group.shared.release(self) {
-            log::error!("device {}: its release failed: {error}", self.name);
+            log::error!("device {}: its release failed: {error}", self.name());
         }
     }
 }
 
 impl<L: RawLock> fmt::Debug for Device<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Device({})", self.name)
+        write!(f, "Device({})", self.name())
     }
 }

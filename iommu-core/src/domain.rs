@@ -12,6 +12,7 @@ use static_assertions::{assert_impl_all, assert_obj_safe};
 use crate::addr::{AddrRange, Iova, PhysAddr};
 use crate::direct::DirectMappings;
 use crate::error::{Culprit, Error, ErrorKind, Result};
+use crate::fault::FaultHandler;
 use crate::memory::DmaBlock;
 use crate::platform::DmaMemory;
 
@@ -120,6 +121,7 @@ assert_obj_safe!(PagingOps);
 pub struct Domain {
     kind: DomainKind,
     paging: Option<Box<dyn PagingOps>>,
+    faults: Option<Arc<dyn FaultHandler>>,
     pub(crate) direct: DirectMappings,
     leaked: AtomicUsize,
 }
@@ -133,6 +135,7 @@ impl Domain {
         Arc::new(Self {
             kind,
             paging,
+            faults: None,
             direct: DirectMappings::new(),
             leaked: AtomicUsize::new(0),
         })
@@ -154,6 +157,21 @@ impl Domain {
     #[must_use]
     pub fn paging(ops: impl PagingOps) -> DomainRef {
         Self::new(DomainKind::Paging, Some(Box::new(ops)))
+    }
+
+    /// The same domain, its page faults handled by `handler`; `None` where it is shared already.
+    pub(crate) fn with_faults(
+        mut self: Arc<Self>,
+        handler: Arc<dyn FaultHandler>,
+    ) -> Option<DomainRef> {
+        Arc::get_mut(&mut self)?.faults = Some(handler);
+        Some(self)
+    }
+
+    /// What handles its page faults.
+    #[must_use]
+    pub fn fault_handler(&self) -> Option<&Arc<dyn FaultHandler>> {
+        self.faults.as_ref()
     }
 
     /// What it does with DMA.

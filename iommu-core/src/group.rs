@@ -1,4 +1,4 @@
-//! Groups: devices that the IOMMU cannot keep apart, and how they change domain together.
+//! Groups: devices that the IOMMU cannot keep apart, and what they are attached to.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -6,23 +6,113 @@ use core::fmt;
 
 use lock_api::Mutex;
 
+use crate::addr::Pasid;
 use crate::domain::DomainRef;
 use crate::error::{Error, ErrorKind, Result};
-use crate::iommu::{DeviceId, Shared};
-use crate::member::{Attached, Member, blocks};
-use crate::ops::Slot;
+use crate::iommu::{DeviceId, Instance, Shared};
+use crate::member::{Attached, Member};
 use crate::platform::{RawLock, SpinLock};
+use crate::transaction::{Failure, Outcome, attach, park};
+
+/// Who uses a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    /// Nobody has said so.
+    Nobody,
+    /// This many drivers, through the default domain.
+    Drivers(usize),
+    /// Somebody who wants it alone.
+    Claimed,
+}
 
 /// What a group's devices and its domain are, under the group's lock.
 pub(crate) struct State {
+    /// The IOMMU that all of them are behind.
+    pub(crate) instance: Arc<Instance>,
     pub(crate) members: Vec<Member>,
     /// The domain that the core chose for the group when its first device came.
     pub(crate) default: Option<DomainRef>,
     /// What all members are meant to be on. `None`: each rests at its park target.
     pub(crate) domain: Option<DomainRef>,
+    /// What their PASIDs are meant to be on.
+    pub(crate) pasids: Vec<(Pasid, DomainRef)>,
+    pub(crate) owner: Owner,
 }
 
 pub(crate) type Locked<L> = Mutex<L, State>;
+
+impl State {
+    pub(crate) fn empty(instance: Arc<Instance>) -> Self {
+        Self {
+            instance,
+            members: Vec::new(),
+            default: None,
+            domain: None,
+            pasids: Vec::new(),
+            owner: Owner::Nobody,
+        }
+    }
+
+    /// A group without devices is on nothing, and lets go of its domains.
+    pub(crate) fn forget_if_empty(&mut self) {
+        if self.members.is_empty() {
+            self.default = None;
+            self.domain = None;
+            self.pasids.clear();
+        }
+    }
+
+    pub(crate) fn member(&mut self, id: DeviceId) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.id() == id)
+    }
+
+    /// A reset fences off a member: attaches would reach it.
+    pub(crate) fn check_fences(&self) -> Result {
+        match self.members.iter().find(|member| member.fences > 0) {
+            None => Ok(()),
+            Some(member) => {
+                Err(Error::new(ErrorKind::Busy, "it is being reset").of(member.culprit()))
+            }
+        }
+    }
+
+    /// Attaches all members that no reset fences off to `domain`, and notes what they are meant to
+    /// be on.
+    pub(crate) fn attach<L: RawLock>(&mut self, shared: &Shared<L>, domain: &DomainRef) -> Result {
+        let default = self.default.clone();
+        let result = attach(shared, &mut self.members, domain, default.as_ref());
+        self.note(result, Some(domain.clone()))
+    }
+
+    /// As [`attach`](Self::attach), to the default domain; without one, to where each rests.
+    pub(crate) fn attach_default<L: RawLock>(&mut self, shared: &Shared<L>) -> Result {
+        match self.default.clone() {
+            Some(default) => self.attach(shared, &default),
+            None => {
+                let result = park(shared, &mut self.members);
+                self.note(result, None)
+            }
+        }
+    }
+
+    /// After a commit, even one that failed, the group is meant to be on the new domain: members
+    /// that landed are.
+    fn note(&mut self, result: Outcome, domain: Option<DomainRef>) -> Result {
+        if !matches!(&result, Err(Failure::Prepare(_))) {
+            self.domain = domain;
+        }
+        result.map_err(Failure::into_error)
+    }
+
+    /// Whether the group is on `domain`; `None` stands for where each member rests.
+    pub(crate) fn is_on(&self, domain: Option<&DomainRef>) -> bool {
+        match (&self.domain, domain) {
+            (Some(on), Some(domain)) => Arc::ptr_eq(on, domain),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
 
 /// Devices that the IOMMU cannot keep apart, and so change domain together.
 pub struct Group<L: RawLock = SpinLock> {
@@ -32,7 +122,8 @@ pub struct Group<L: RawLock = SpinLock> {
 
 impl<L: RawLock> Group<L> {
     /// Attaches every device of the group to `domain`: all of them or, where one cannot be prepared
-    /// for it, none. When this returns `Ok`, their DMA is subject to `domain` alone.
+    /// for it, none. When this returns `Ok`, their DMA is subject to `domain` alone. Attaches of
+    /// PASIDs stay.
     ///
     /// Context: may block.
     ///
@@ -43,57 +134,47 @@ impl<L: RawLock> Group<L> {
     ///   The hardware was not touched.
     /// - [`ErrorKind::AlreadyExists`], [`ErrorKind::OutOfRange`]: the domain cannot take up a pinned
     ///   region of a device. Every device is where it was.
+    /// - [`ErrorKind::NotPermitted`]: somebody has [claimed](Self::claim) the group.
+    /// - [`ErrorKind::Busy`]: several drivers [share](Self::share) its default domain, or one of the
+    ///   devices is being reset.
     /// - Whatever else preparing a device ends in: every device is where it was.
     /// - [`ErrorKind::IommuTimedOut`] and other failures of the hardware itself: devices that it did
     ///   not confirm are [`Attached::Uncertain`], the others are on `domain`.
     pub fn attach(&self, domain: &DomainRef) -> Result {
-        self.attach_locked(&mut self.state.lock(), domain)
-    }
-
-    fn attach_locked(&self, state: &mut State, domain: &DomainRef) -> Result {
-        let default = state.default.as_ref();
-        let result = transact(&self.shared, &mut state.members, domain.clone(), default);
-        if !matches!(&result, Err(Failure::Prepare(_))) {
-            state.domain = Some(domain.clone());
-        }
-        result.map_err(Failure::into_error)
-    }
-
-    /// Attaches a member whose attach is deferred to what its group is on.
-    pub(crate) fn attach_deferred(&self, id: DeviceId) -> Result {
         let state = &mut *self.state.lock();
-        let Some(domain) = state.domain.clone() else {
-            return Ok(());
-        };
-        let Some(at) = state.members.iter().position(|member| member.id() == id) else {
-            return Ok(());
-        };
-        if !matches!(state.members[at].attached(), Attached::Deferred) {
-            return Ok(());
-        }
-        transact(&self.shared, &mut state.members[at..=at], domain, None)
-            .map_err(Failure::into_error)
+        self.check_free(state)?;
+        state.check_fences()?;
+        state.attach(&self.shared, domain)
     }
 
     /// Attaches every device of the group to the group's default domain; where it has none, each
     /// device to where it rests. When this returns `Ok`, nothing uses the former domain any more.
+    /// A device that is being reset stays parked and follows when that ends.
     ///
     /// Context: may block.
     ///
     /// # Errors
     ///
-    /// As [`attach`](Self::attach).
+    /// As [`attach`](Self::attach), but for `Busy`.
     pub fn detach(&self) -> Result {
         let state = &mut *self.state.lock();
-        match state.default.clone() {
-            Some(default) => self.attach_locked(state, &default),
-            None => {
-                let result = park(&self.shared, &mut state.members);
-                if !matches!(&result, Err(Failure::Prepare(_))) {
-                    state.domain = None;
-                }
-                result.map_err(Failure::into_error)
-            }
+        if state.owner == Owner::Claimed {
+            self.check_free(state)?;
+        }
+        state.attach_default(&self.shared)
+    }
+
+    fn check_free(&self, state: &State) -> Result {
+        match state.owner {
+            Owner::Nobody | Owner::Drivers(0 | 1) => Ok(()),
+            Owner::Drivers(_) => Err(Error::new(
+                ErrorKind::Busy,
+                "several drivers share the default domain",
+            )),
+            Owner::Claimed => Err(Error::new(
+                ErrorKind::NotPermitted,
+                "somebody claimed the group",
+            )),
         }
     }
 
@@ -104,12 +185,75 @@ impl<L: RawLock> Group<L> {
         self.state.lock().domain.clone()
     }
 
-    /// Calls `visit` with each device's name and what its traffic is really on.
+    /// Calls `visit` with each device's name and what its traffic without PASID is really on.
     ///
     /// The group is locked meanwhile: `visit` must not call it.
     pub fn for_each(&self, mut visit: impl FnMut(&str, &Attached)) {
         for member in &self.state.lock().members {
             visit(member.name(), member.attached());
+        }
+    }
+
+    /// Makes the hardware read aborting entries for every device of the group, and switches the
+    /// devices' own translation caches off, without waiting for an answer: what to do when the
+    /// IOMMU or a device does not answer. What was cached may go on being used, so every domain that
+    /// was involved stays alive. Firmware's 1:1 mappings are cut too, and that is logged.
+    ///
+    /// An attach that succeeds ends it.
+    ///
+    /// Context: may block.
+    pub fn quarantine(&self) {
+        let state = &mut *self.state.lock();
+        quarantine(&mut state.members);
+    }
+
+    /// Attaches a member whose attach is deferred to what its group is on.
+    pub(crate) fn attach_deferred(&self, id: DeviceId) -> Result {
+        let state = &mut *self.state.lock();
+        let Some(domain) = state.domain.clone() else {
+            return Ok(());
+        };
+        let Some(member) = state.member(id) else {
+            return Ok(());
+        };
+        if !matches!(member.attached(), Attached::Deferred) {
+            return Ok(());
+        }
+        if member.fences > 0 {
+            return Err(Error::new(ErrorKind::Busy, "it is being reset").of(member.culprit()));
+        }
+        attach(&self.shared, core::slice::from_mut(member), &domain, None)
+            .map_err(Failure::into_error)
+    }
+}
+
+/// Stores aborting entries and switches the devices' caches off. Claims no more than that.
+pub(crate) fn quarantine(members: &mut [Member]) {
+    let Some(instance) = members.first().map(|member| member.instance().clone()) else {
+        return;
+    };
+    instance.ops.quarantine(members);
+    for member in members {
+        if member.require_direct() {
+            log::error!("{}: quarantined, its 1:1 mappings end", member.culprit());
+        }
+        if member.control().is_reachable()
+            && let Err(error) = member.control().set_ats(false)
+        {
+            log::error!(
+                "{}: its ATS cannot be switched off: {error}",
+                member.culprit()
+            );
+        }
+        member.quarantine();
+    }
+}
+
+impl<L: RawLock> Clone for Group<L> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            state: self.state.clone(),
         }
     }
 }
@@ -124,140 +268,4 @@ impl<L: RawLock> fmt::Debug for Group<L> {
             None => f.write_str("Group(locked)"),
         }
     }
-}
-
-/// Where a transaction stopped.
-pub(crate) enum Failure {
-    /// In preparation: every device is where it was.
-    Prepare(Error),
-    /// In the hardware: each member knows what it is on.
-    Commit(Error),
-}
-
-impl Failure {
-    pub(crate) fn into_error(self) -> Error {
-        match self {
-            Self::Prepare(error) | Self::Commit(error) => error,
-        }
-    }
-}
-
-/// Moves all of `members` to `new`.
-///
-/// A member whose attach is deferred stays as it is when `new` is `default`.
-pub(crate) fn transact<L: RawLock>(
-    shared: &Shared<L>,
-    members: &mut [Member],
-    new: DomainRef,
-    default: Option<&DomainRef>,
-) -> core::result::Result<(), Failure> {
-    if let Some(pinned) = members.iter().find(|member| member.require_direct())
-        && blocks(&new, &shared.fixed.blocked)
-    {
-        let refused = Error::new(
-            ErrorKind::InvalidArgument,
-            "refused: a blocking domain would cut the 1:1 mappings that firmware asked for",
-        )
-        .of(pinned.culprit());
-        log::warn!("{refused}");
-        return Err(Failure::Prepare(refused));
-    }
-    let defers = default.is_some_and(|default| Arc::ptr_eq(default, &new));
-    for member in &mut *members {
-        let skip = defers && matches!(member.attached(), Attached::Deferred);
-        member.set_pending((!skip).then(|| new.clone()));
-    }
-    move_pending(shared, members)
-}
-
-/// Moves each of `members` to where it rests.
-pub(crate) fn park<L: RawLock>(
-    shared: &Shared<L>,
-    members: &mut [Member],
-) -> core::result::Result<(), Failure> {
-    for member in &mut *members {
-        let target = shared.fixed.park_target(member.require_direct());
-        if member.require_direct() && blocks(target, &shared.fixed.blocked) {
-            log::warn!(
-                "{}: parked on a blocking domain, there is no identity domain: its 1:1 mappings end",
-                member.culprit()
-            );
-        }
-        member.set_pending(Some(target.clone()));
-    }
-    move_pending(shared, members)
-}
-
-/// Prepares every member that has a pending domain, then commits them all.
-fn move_pending<L: RawLock>(
-    shared: &Shared<L>,
-    members: &mut [Member],
-) -> core::result::Result<(), Failure> {
-    for at in 0..members.len() {
-        if let Err(error) = prepare(shared, &mut members[at]) {
-            for member in &mut members[..at] {
-                cancel(shared, member);
-            }
-            for member in members {
-                member.set_pending(None);
-            }
-            return Err(Failure::Prepare(error));
-        }
-    }
-    if members.iter().all(|member| member.pending().is_none()) {
-        return Ok(());
-    }
-    let result = shared.ops.commit(members, Slot::Rid);
-    let mut lost = None;
-    for member in members {
-        let moving = member.pending().is_some();
-        match member.settle() {
-            Some(Attached::On(old)) => shared.drop_direct(&old, member),
-            Some(Attached::Uncertain { old, new }) => {
-                if let Some(old) = old {
-                    shared.drop_direct(&old, member);
-                }
-                shared.drop_direct(&new, member);
-            }
-            Some(Attached::Deferred) | None => {}
-        }
-        if moving {
-            log::error!(
-                "{}: the hardware did not confirm a change of domain",
-                member.culprit()
-            );
-            lost.get_or_insert_with(|| member.culprit());
-        }
-    }
-    match (result, lost) {
-        (Err(error), _) => Err(Failure::Commit(error)),
-        (Ok(()), Some(culprit)) => Err(Failure::Commit(
-            Error::new(
-                ErrorKind::Internal,
-                "the backend reported success but did not move it",
-            )
-            .of(culprit),
-        )),
-        (Ok(()), None) => Ok(()),
-    }
-}
-
-fn prepare<L: RawLock>(shared: &Shared<L>, member: &mut Member) -> Result {
-    let Some(new) = member.pending().cloned() else {
-        return Ok(());
-    };
-    shared.hold_direct(&new, member)?;
-    let result = shared.ops.prepare(member, Slot::Rid);
-    if result.is_err() {
-        shared.drop_direct(&new, member);
-    }
-    result
-}
-
-fn cancel<L: RawLock>(shared: &Shared<L>, member: &mut Member) {
-    let Some(new) = member.pending().cloned() else {
-        return;
-    };
-    shared.ops.cancel(member, Slot::Rid);
-    shared.drop_direct(&new, member);
 }

@@ -1,28 +1,29 @@
-//! The core of one IOMMU: which devices are behind it, and in which groups.
+//! The core: which IOMMUs there are, which devices are behind them, and in which groups.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
-use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::fmt;
 
 use lock_api::Mutex;
 
-use crate::addr::{AddrRange, StreamId};
+use crate::addr::AddrRange;
 use crate::device::{Device, DeviceInfo, Rest};
 use crate::domain::{DomainKind, DomainRef};
-use crate::error::{Culprit, Error, ErrorKind, Result};
-use crate::group::{Failure, Group, Locked, State, park, transact};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fault::{Delivery, FaultHandler, PageRequest, PageResponse};
+use crate::group::{Group, Locked, Owner, State, quarantine};
 use crate::member::{Attached, Member};
-use crate::ops::{IommuOps, PagingConfig};
+use crate::ops::{IommuOps, PagingConfig, Slot};
 use crate::park::FixedDomains;
+use crate::pasid::block_all_pasids;
 use crate::platform::{DeviceControl, RawLock, SpinLock};
+use crate::registry::Registry;
 use crate::reserved::ReservedRegion;
+use crate::transaction::{Failure, Outcome, attach, attach_pasid, park};
 
 /// Tells devices apart for as long as the core lives.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct DeviceId(u64);
+pub(crate) struct DeviceId(pub(crate) u64);
 
 /// What the first device of a group finds itself on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -45,39 +46,59 @@ pub struct IommuConfig {
     pub paging: PagingConfig,
 }
 
-/// An IOMMU and the devices behind it.
+/// One of the IOMMUs of a core.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct InstanceId(usize);
+
+impl InstanceId {
+    /// The IOMMU that the core was made with.
+    pub const FIRST: Self = Self(0);
+
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// An IOMMU: its backend, and the domains that backend has from the start.
+pub(crate) struct Instance {
+    pub(crate) ops: Box<dyn IommuOps>,
+    pub(crate) fixed: FixedDomains,
+}
+
+impl Instance {
+    fn new(ops: impl IommuOps, config: &IommuConfig) -> Result<Arc<Self>> {
+        let fixed = FixedDomains::of(&ops)?;
+        if config.default_domain == DefaultDomain::Identity && fixed.identity.is_none() {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "there is no identity domain",
+            ));
+        }
+        Ok(Arc::new(Self {
+            ops: Box::new(ops),
+            fixed,
+        }))
+    }
+}
+
+/// The IOMMUs of a machine and the devices behind them.
 ///
-/// A cheap handle; clones are the same IOMMU. The lock `L` is held while hardware changes a
-/// device's domain.
+/// A cheap handle; clones are the same core. The lock `L` is held while hardware changes a device's
+/// domain. Locks are taken in this order: the core's list of groups, a group, direct mappings.
 pub struct Iommu<L: RawLock = SpinLock> {
     shared: Arc<Shared<L>>,
 }
 
 pub(crate) struct Shared<L: RawLock> {
-    pub(crate) ops: Box<dyn IommuOps>,
-    pub(crate) fixed: FixedDomains,
     config: IommuConfig,
-    /// Locked before a group.
-    registry: Mutex<L, Registry<L>>,
-    /// Locked after a group, for changes of any domain's direct mappings.
+    first: Arc<Instance>,
+    pub(crate) registry: Mutex<L, Registry<L>>,
+    /// For changes of any domain's direct mappings.
     direct: Mutex<L, ()>,
 }
 
-struct Registry<L: RawLock> {
-    next_device: u64,
-    streams: BTreeMap<StreamId, DeviceId>,
-    groups: Vec<Entry<L>>,
-}
-
-struct Entry<L: RawLock> {
-    name: Option<String>,
-    state: Arc<Locked<L>>,
-    /// Devices in it, and on their way into or out of it.
-    devices: usize,
-}
-
 impl<L: RawLock> Iommu<L> {
-    /// The core over `ops`, with a paging domain for each group.
+    /// A core over one IOMMU, with a paging domain for each group.
     ///
     /// # Errors
     ///
@@ -86,67 +107,73 @@ impl<L: RawLock> Iommu<L> {
         Self::with_config(ops, IommuConfig::default())
     }
 
-    /// The core over `ops`.
+    /// A core over one IOMMU; more can be [added](Self::add_instance).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidArgument`] for a backend without a blocked domain, or for identity as
     /// the default on a backend without an identity domain.
     pub fn with_config(ops: impl IommuOps, config: IommuConfig) -> Result<Self> {
-        let fixed = FixedDomains::of(&ops)?;
-        if config.default_domain == DefaultDomain::Identity && fixed.identity.is_none() {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                "there is no identity domain",
-            ));
-        }
-        let registry = Registry {
-            next_device: 0,
-            streams: BTreeMap::new(),
-            groups: Vec::new(),
-        };
+        let first = Instance::new(ops, &config)?;
+        let registry = Mutex::new(Registry::new(first.clone()));
+        let direct = Mutex::new(());
         Ok(Self {
             shared: Arc::new(Shared {
-                ops: Box::new(ops),
-                fixed,
                 config,
-                registry: Mutex::new(registry),
-                direct: Mutex::new(()),
+                first,
+                registry,
+                direct,
             }),
         })
     }
 
-    /// A new, empty paging domain, to map into and attach.
+    /// Adds another IOMMU. Its devices say that they are [behind](DeviceInfo::behind) it.
+    ///
+    /// # Errors
+    ///
+    /// As [`with_config`](Self::with_config).
+    pub fn add_instance(&self, ops: impl IommuOps) -> Result<InstanceId> {
+        let instance = Instance::new(ops, &self.shared.config)?;
+        let mut registry = self.shared.registry.lock();
+        Ok(InstanceId(registry.add_instance(instance)))
+    }
+
+    /// A new, empty paging domain of the first IOMMU, to map into and attach.
+    /// [`Group::paging_domain`] makes one of the IOMMU that a group is behind.
     ///
     /// # Errors
     ///
     /// As [`IommuOps::paging_domain`].
     pub fn paging_domain(&self, config: &PagingConfig) -> Result<DomainRef> {
-        self.shared.ops.paging_domain(config)
+        self.shared.first.ops.paging_domain(config)
     }
 
-    /// The domain that refuses everything.
+    /// The domain of the first IOMMU that refuses everything.
     #[must_use]
     pub fn blocked_domain(&self) -> DomainRef {
-        self.shared.fixed.blocked.clone()
+        self.shared.first.fixed.blocked.clone()
     }
 
-    /// The domain that passes everything, where there is one.
+    /// The domain of the first IOMMU that passes everything, where there is one.
     #[must_use]
     pub fn identity_domain(&self) -> Option<DomainRef> {
-        self.shared.fixed.identity.clone()
+        self.shared.first.fixed.identity.clone()
     }
 
     /// Adds a device: finds or makes its group and attaches it to what the group is on, a default
-    /// domain for a new group. When this returns `Ok`, the device's DMA is subject to that domain,
-    /// unless its attach is deferred.
+    /// domain for a new group; its PASIDs too. When this returns `Ok`, the device's DMA is subject
+    /// to that domain, unless its attach is deferred.
+    ///
+    /// A device that presents a stream of another device joins its group: the two cannot be kept
+    /// apart.
     ///
     /// Context: may block.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidArgument`] for a device without streams; [`ErrorKind::Busy`] for a
-    /// stream that another device has; otherwise as [`IommuOps::probe`],
+    /// [`ErrorKind::InvalidArgument`] for a device without streams, one behind an IOMMU that is not
+    /// there, or a pinned one that would join a claimed group; [`ErrorKind::Busy`] for a stream
+    /// that belongs to another group; otherwise as [`IommuOps::probe`],
     /// [`IommuOps::paging_domain`] and [`Group::attach`]. The device then reaches no more than
     /// before.
     pub fn add_device(
@@ -155,27 +182,52 @@ impl<L: RawLock> Iommu<L> {
         control: Arc<dyn DeviceControl>,
     ) -> Result<Device<L>> {
         let shared = &self.shared;
-        let (id, state) = shared.claim(&info)?;
+        let (id, instance, state) = shared.registry.lock().claim(&info)?;
         let info = Arc::new(info);
-        match shared.join(id, &info, control, &state) {
-            Ok(reserved) => Ok(Device {
+        match shared.join(id, instance, &info, control, &state) {
+            Ok((reserved, deferred)) => Ok(Device {
                 id,
-                name: info.shared_name(),
+                info,
                 reserved,
+                deferred: deferred.into(),
                 group: Group {
                     shared: shared.clone(),
                     state,
                 },
                 released: false,
             }),
-            Err(Failure::Prepare(error)) => {
-                shared.unclaim(id, &state, true);
-                Err(error)
+            Err(failure) => {
+                let clean = matches!(failure, Failure::Prepare(_));
+                shared.registry.lock().unclaim(&info, &state, clean);
+                Err(failure.into_error())
             }
-            Err(Failure::Commit(error)) => {
-                shared.unclaim(id, &state, false);
-                Err(error)
-            }
+        }
+    }
+
+    /// Takes a page request of a device behind the IOMMU `instance` to the handler of the domain
+    /// that its traffic is on. Requests are kept until the last of their group comes; a group that
+    /// nobody handles is answered [`PageResponse::Invalid`], one that is too large
+    /// [`PageResponse::Failure`]. For a backend's event handling; requests that the hardware
+    /// answered itself are not reported.
+    ///
+    /// Context: may block.
+    pub fn report_page_request(&self, instance: InstanceId, request: PageRequest) {
+        let (instance, group) = {
+            let registry = self.shared.registry.lock();
+            let Some(found) = registry.instance(instance.0) else {
+                return;
+            };
+            (found, registry.group_of(instance.0, request.stream))
+        };
+        let delivery = match group {
+            Some(group) => group.lock().deliver(request),
+            None => Delivery::Nobody(PageResponse::Invalid),
+        };
+        match delivery {
+            Delivery::Kept => {}
+            Delivery::To(handler, fault) => handler.handle(fault),
+            Delivery::Nobody(response) if request.last => instance.ops.answer(&request, response),
+            Delivery::Nobody(_) => {}
         }
     }
 }
@@ -196,161 +248,148 @@ impl<L: RawLock> fmt::Debug for Iommu<L> {
     }
 }
 
+impl<L: RawLock> Group<L> {
+    /// A new, empty paging domain of the IOMMU that the group is behind.
+    ///
+    /// # Errors
+    ///
+    /// As [`IommuOps::paging_domain`].
+    pub fn paging_domain(&self, config: &PagingConfig) -> Result<DomainRef> {
+        let instance = self.state.lock().instance.clone();
+        instance.ops.paging_domain(config)
+    }
+
+    /// As [`paging_domain`](Self::paging_domain), its page faults handled by `handler`: they are
+    /// turned on for a device when it is attached, and off when it leaves.
+    ///
+    /// # Errors
+    ///
+    /// As [`IommuOps::paging_domain`].
+    pub fn paging_domain_with_faults(
+        &self,
+        config: &PagingConfig,
+        handler: Arc<dyn FaultHandler>,
+    ) -> Result<DomainRef> {
+        let shared = "the backend shares a new domain";
+        self.paging_domain(config)?
+            .with_faults(handler)
+            .ok_or(Error::new(ErrorKind::Internal, shared))
+    }
+
+    /// The domain of the group's IOMMU that refuses everything.
+    #[must_use]
+    pub fn blocked_domain(&self) -> DomainRef {
+        self.state.lock().instance.fixed.blocked.clone()
+    }
+
+    /// The domain of the group's IOMMU that passes everything, where there is one.
+    #[must_use]
+    pub fn identity_domain(&self) -> Option<DomainRef> {
+        self.state.lock().instance.fixed.identity.clone()
+    }
+}
+
 impl<L: RawLock> Shared<L> {
-    /// Takes the device's streams and a place in its group: all of it or nothing.
-    fn claim(&self, info: &DeviceInfo) -> Result<(DeviceId, Arc<Locked<L>>)> {
-        if info.stream_ids().is_empty() {
-            return Err(
-                Error::new(ErrorKind::InvalidArgument, "a device without streams")
-                    .of(Culprit::Device(info.shared_name())),
-            );
-        }
-        let registry = &mut *self.registry.lock();
-        if let Some(taken) = info
-            .stream_ids()
-            .iter()
-            .find(|stream| registry.streams.contains_key(stream))
-        {
-            return Err(
-                Error::new(ErrorKind::Busy, "another device has this stream")
-                    .of(Culprit::Stream(*taken)),
-            );
-        }
-        let id = DeviceId(registry.next_device);
-        registry.next_device += 1;
-        registry
-            .streams
-            .extend(info.stream_ids().iter().map(|stream| (*stream, id)));
-        let name = info.group_name();
-        let group = registry
-            .groups
-            .iter_mut()
-            .find(|g| name.is_some() && g.name.as_deref() == name);
-        let state = match group {
-            Some(group) => {
-                group.devices += 1;
-                group.state.clone()
-            }
-            None => {
-                let empty = State {
-                    members: Vec::new(),
-                    default: None,
-                    domain: None,
-                };
-                let state = Arc::new(Mutex::new(empty));
-                let name = name.map(Into::into);
-                registry.groups.push(Entry {
-                    name,
-                    state: state.clone(),
-                    devices: 1,
-                });
-                state
-            }
-        };
-        Ok((id, state))
-    }
-
-    /// Gives the place in the group back and, if `streams`, the streams too.
-    fn unclaim(&self, id: DeviceId, state: &Arc<Locked<L>>, streams: bool) {
-        let registry = &mut *self.registry.lock();
-        if streams {
-            registry.streams.retain(|_, owner| *owner != id);
-        }
-        if let Some(at) = registry
-            .groups
-            .iter()
-            .position(|g| Arc::ptr_eq(&g.state, state))
-        {
-            registry.groups[at].devices -= 1;
-            if registry.groups[at].devices == 0 {
-                registry.groups.swap_remove(at);
-            }
-        }
-    }
-
-    /// Probes the device and attaches it to what its group is on.
+    /// Probes the device and attaches it to what its group is on. Returns its reserved regions, and
+    /// whether its attach is deferred.
     fn join(
         &self,
         id: DeviceId,
+        instance: Arc<Instance>,
         info: &Arc<DeviceInfo>,
         control: Arc<dyn DeviceControl>,
         state: &Arc<Locked<L>>,
-    ) -> core::result::Result<Arc<[ReservedRegion]>, Failure> {
-        let probed = self
+    ) -> Outcome<(Arc<[ReservedRegion]>, bool)> {
+        let state = &mut *state.lock();
+        let probed = instance
             .ops
             .probe(info, control.clone())
             .map_err(Failure::Prepare)?;
-        let member = Member::new(id, info.clone(), control, probed);
-        let reserved = member.reserved();
-        let state = &mut *state.lock();
-        let first = state.members.is_empty();
+        let mut member = Member::new(id, instance.clone(), info.clone(), control, probed);
+        if let Err(error) = self.admit(state, &member) {
+            instance.ops.release(&mut member);
+            return Err(Failure::Prepare(error));
+        }
+        member.set_home(state.default.clone());
         state.members.push(member);
         let at = state.members.len() - 1;
-        let attached = if first {
-            self.choose_default()
-        } else {
-            Ok(state.domain.clone())
-        };
-        let result = match attached {
-            Err(error) => Err(Failure::Prepare(error)),
-            Ok(domain) => {
-                if first {
-                    state.default.clone_from(&domain);
-                    state.domain.clone_from(&domain);
-                }
-                state.members[at].set_home(state.default.clone());
-                match domain {
-                    None => self.settle(&mut state.members[at..]),
-                    Some(domain) => transact(
-                        self,
-                        &mut state.members[at..],
-                        domain,
-                        state.default.as_ref(),
-                    ),
-                }
-            }
-        };
+        let result = self.bring_in(state, at);
         if let Err(failure) = result {
             if let Some(mut member) = state.members.pop() {
                 match failure {
-                    Failure::Prepare(_) => self.ops.release(&mut member),
+                    Failure::Prepare(_) => instance.ops.release(&mut member),
                     Failure::Commit(_) => core::mem::forget(member),
                 }
             }
-            if first {
-                state.default = None;
-                state.domain = None;
-            }
+            state.forget_if_empty();
             return Err(failure);
         }
-        Ok(reserved)
+        let member = &state.members[at];
+        let deferred = matches!(member.attached(), Attached::Deferred);
+        Ok((member.reserved(), deferred))
     }
 
-    /// Makes sure that newcomers rest where the core says, not only where the backend found them:
+    /// Whether the device may join, and for the first of a group, what the group is on.
+    fn admit(&self, state: &mut State, member: &Member) -> Result {
+        if state.owner == Owner::Claimed && member.require_direct() {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "refused: the group is claimed, and firmware pinned the device",
+            )
+            .of(member.culprit()));
+        }
+        if state.members.is_empty() {
+            state.default = match self.config.default_domain {
+                DefaultDomain::Paging => {
+                    Some(state.instance.ops.paging_domain(&self.config.paging)?)
+                }
+                DefaultDomain::Identity => state.instance.fixed.identity.clone(),
+                DefaultDomain::Parked => None,
+            };
+            state.domain.clone_from(&state.default);
+        }
+        Ok(())
+    }
+
+    /// Attaches a new member to what its group is on.
+    fn bring_in(&self, state: &mut State, at: usize) -> Outcome {
+        let member = &mut state.members[at..];
+        match &state.domain {
+            Some(domain) => attach(self, member, domain, state.default.as_ref())?,
+            None => self.rest(&mut member[0])?,
+        }
+        for (index, (pasid, domain)) in state.pasids.iter().enumerate() {
+            let attached = attach_pasid(self, member, Slot::Pasid(*pasid), |member| {
+                (member.max_pasids > 0).then(|| domain.clone())
+            });
+            let Err(failure) = attached else { continue };
+            log::debug!("attach of PASID {pasid} failed after {index} others");
+            // Back to where it rests, so that nothing of the group is left with it.
+            block_all_pasids(self, &mut member[0])?;
+            park(self, member)?;
+            return Err(failure);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a newcomer rests where the core says, not only where the backend found it:
     /// regions that only the platform knows of pin a device too.
-    fn settle(&self, members: &mut [Member]) -> core::result::Result<(), Failure> {
-        let rests = |member: &Member| match member.attached() {
+    fn rest(&self, member: &mut Member) -> Outcome {
+        let rests = match member.attached() {
             Attached::Deferred => true,
-            on => on.is(self.fixed.park_target(member.require_direct())),
+            on => on.is(member.instance().fixed.park_target(member.require_direct())),
         };
-        if members.iter().all(rests) {
+        if rests {
             Ok(())
         } else {
-            park(self, members)
-        }
-    }
-
-    fn choose_default(&self) -> Result<Option<DomainRef>> {
-        match self.config.default_domain {
-            DefaultDomain::Paging => self.ops.paging_domain(&self.config.paging).map(Some),
-            DefaultDomain::Identity => Ok(self.fixed.identity.clone()),
-            DefaultDomain::Parked => Ok(None),
+            park(self, core::slice::from_mut(member))
         }
     }
 
     pub(crate) fn release(&self, device: &Device<L>) -> Result<Rest> {
         let result = self.leave(device);
-        self.unclaim(device.id, &device.group.state, result.is_ok());
+        let mut registry = self.registry.lock();
+        registry.unclaim(&device.info, &device.group.state, result.is_ok());
         result
     }
 
@@ -364,49 +403,47 @@ impl<L: RawLock> Shared<L> {
             ErrorKind::Internal,
             "a device is not in its group",
         ))?);
+        // What another device presents too stays as it is until that one leaves.
+        let others = &state.members;
+        member.keep_streams(|stream| !others.iter().any(|other| other.presents(*stream)));
         let deferred = matches!(member.attached(), Attached::Deferred);
         let parked = if deferred {
             Ok(())
         } else {
-            park(self, core::slice::from_mut(&mut member)).map_err(Failure::into_error)
+            block_all_pasids(self, &mut member)
+                .and(park(self, core::slice::from_mut(&mut member)))
+                .map_err(Failure::into_error)
         };
+        member.answer_all(PageResponse::Invalid);
         let rest = if deferred {
             Rest::Untouched
         } else {
-            self.rest(&member)
+            rest(&member)
         };
         match parked {
-            Ok(()) => self.ops.release(&mut member),
+            Ok(()) => member.instance().clone().ops.release(&mut member),
             // The hardware may go on using what the backend keeps for the device, and the domains.
-            Err(_) => core::mem::forget(member),
+            Err(_) => {
+                quarantine(core::slice::from_mut(&mut member));
+                core::mem::forget(member);
+            }
         }
-        if state.members.is_empty() {
-            state.domain = None;
-            state.default = None;
-        }
+        state.forget_if_empty();
         parked.map(|()| rest)
     }
 
-    fn rest(&self, member: &Member) -> Rest {
-        match member.attached() {
-            Attached::On(on) if Arc::ptr_eq(on, &self.fixed.blocked) => Rest::Blocked,
-            Attached::On(on) if on.kind() == DomainKind::Identity => Rest::Identity,
-            _ => Rest::ReleaseDomain,
-        }
-    }
-
-    /// What attaching `member` to `domain` maps 1:1 there.
-    fn direct_ranges<'m>(&self, domain: &DomainRef, member: &'m Member) -> &'m [AddrRange] {
-        if domain.kind() == DomainKind::Paging && !self.fixed.contains(domain) {
-            member.ranges_in(domain)
+    /// What attaching the traffic of `slot` to `domain` maps 1:1 there.
+    fn direct_ranges<'m>(domain: &DomainRef, member: &'m Member, slot: Slot) -> &'m [AddrRange] {
+        if domain.kind() == DomainKind::Paging && !member.instance().fixed.contains(domain) {
+            member.ranges_in(domain, slot)
         } else {
             &[]
         }
     }
 
     /// Makes `domain` hold the regions that `member` needs in it.
-    pub(crate) fn hold_direct(&self, domain: &DomainRef, member: &Member) -> Result {
-        let ranges = self.direct_ranges(domain, member);
+    pub(crate) fn hold_direct(&self, domain: &DomainRef, member: &Member, slot: Slot) -> Result {
+        let ranges = Self::direct_ranges(domain, member, slot);
         if ranges.is_empty() {
             return Ok(());
         }
@@ -415,11 +452,19 @@ impl<L: RawLock> Shared<L> {
     }
 
     /// Ends [`hold_direct`](Self::hold_direct).
-    pub(crate) fn drop_direct(&self, domain: &DomainRef, member: &Member) {
-        let ranges = self.direct_ranges(domain, member);
+    pub(crate) fn drop_direct(&self, domain: &DomainRef, member: &Member, slot: Slot) {
+        let ranges = Self::direct_ranges(domain, member, slot);
         if !ranges.is_empty() {
             let _guard = self.direct.lock();
             domain.drop_direct(ranges);
         }
+    }
+}
+
+fn rest(member: &Member) -> Rest {
+    match member.attached() {
+        Attached::On(on) if Arc::ptr_eq(on, &member.instance().fixed.blocked) => Rest::Blocked,
+        Attached::On(on) if on.kind() == DomainKind::Identity => Rest::Identity,
+        _ => Rest::ReleaseDomain,
     }
 }

@@ -2,15 +2,17 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
 
-use crate::addr::{AddrRange, StreamId};
+use crate::addr::{AddrRange, Pasid, StreamId};
 use crate::device::DeviceInfo;
 use crate::domain::{DomainKind, DomainRef};
-use crate::error::Culprit;
-use crate::iommu::DeviceId;
-use crate::ops::Probed;
+use crate::error::{Culprit, Error, Result};
+use crate::fault::{Outstanding, PageRequest, PageResponse};
+use crate::iommu::{DeviceId, Instance};
+use crate::ops::{Probed, Slot};
 use crate::platform::DeviceControl;
 use crate::reserved::{ReservedKind, ReservedRegion, joined_ranges};
 
@@ -30,6 +32,14 @@ pub enum Attached {
         /// What it was to be on.
         new: DomainRef,
     },
+    /// As `Uncertain`, but from here on the hardware reads an aborting entry, and the device was
+    /// told to keep its own translations to itself. What was cached before may go on being used.
+    Quarantined {
+        /// What it was on, where that is known.
+        old: Option<DomainRef>,
+        /// What it was to be on, where that is another domain.
+        new: Option<DomainRef>,
+    },
 }
 
 impl Attached {
@@ -38,7 +48,7 @@ impl Attached {
     pub fn domain(&self) -> Option<&DomainRef> {
         match self {
             Self::On(domain) => Some(domain),
-            Self::Deferred | Self::Uncertain { .. } => None,
+            Self::Deferred | Self::Uncertain { .. } | Self::Quarantined { .. } => None,
         }
     }
 
@@ -47,14 +57,69 @@ impl Attached {
     pub fn is(&self, domain: &DomainRef) -> bool {
         self.domain().is_some_and(|on| Arc::ptr_eq(on, domain))
     }
+
+    /// Every domain that the hardware may be using.
+    pub fn domains(&self) -> impl Iterator<Item = &DomainRef> {
+        let (first, second) = match self {
+            Self::Deferred => (None, None),
+            Self::On(domain) => (Some(domain), None),
+            Self::Uncertain { old, new } => (old.as_ref(), Some(new)),
+            Self::Quarantined { old, new } => (old.as_ref(), new.as_ref()),
+        };
+        first.into_iter().chain(second)
+    }
+
+    /// What becomes of it where a move to `new` was not confirmed.
+    fn uncertain(self, new: DomainRef) -> Self {
+        let old = match self {
+            Self::Deferred => None,
+            Self::On(old) => Some(old),
+            Self::Uncertain { old, new: earlier } => {
+                keep_for_good(Some(earlier));
+                old
+            }
+            Self::Quarantined { old, new: earlier } => {
+                keep_for_good(earlier);
+                old
+            }
+        };
+        Self::Uncertain { old, new }
+    }
+
+    fn quarantined(self) -> Self {
+        match self {
+            Self::Deferred => Self::Quarantined {
+                old: None,
+                new: None,
+            },
+            Self::On(old) => Self::Quarantined {
+                old: Some(old),
+                new: None,
+            },
+            Self::Uncertain { old, new } => Self::Quarantined {
+                old,
+                new: Some(new),
+            },
+            Self::Quarantined { .. } => self,
+        }
+    }
+}
+
+/// The hardware may be on any of three domains, and there is room for two: this one is never freed.
+fn keep_for_good(domain: Option<DomainRef>) {
+    core::mem::forget(domain);
 }
 
 /// A device in a group.
 pub struct Member {
     id: DeviceId,
+    instance: Arc<Instance>,
     info: Arc<DeviceInfo>,
     control: Arc<dyn DeviceControl>,
     state: Box<dyn Any + Send>,
+    /// The streams that an attach moves: all it presents, but while it is released those that a
+    /// device that stays presents too.
+    streams: Vec<StreamId>,
     reserved: Arc<[ReservedRegion]>,
     direct: Arc<[AddrRange]>,
     /// `direct`, and what is mapped 1:1 in the group's default domain only.
@@ -62,14 +127,25 @@ pub struct Member {
     /// The group's default domain.
     home: Option<DomainRef>,
     attached: Attached,
+    pub(crate) max_pasids: u32,
+    pasids: Vec<(Pasid, Attached)>,
     pending: Option<DomainRef>,
+    slot: Slot,
     /// What it was on until the commit that is under way moved it.
     left: Option<Attached>,
+    /// How many of its attachments, and of those it is moving to, handle page faults.
+    faulting: u32,
+    /// Page requests whose group is not complete yet.
+    pub(crate) partial: Vec<PageRequest>,
+    pub(crate) outstanding: Vec<Arc<Outstanding>>,
+    /// How many reset fences stand.
+    pub(crate) fences: u32,
 }
 
 impl Member {
     pub(crate) fn new(
         id: DeviceId,
+        instance: Arc<Instance>,
         info: Arc<DeviceInfo>,
         control: Arc<dyn DeviceControl>,
         probed: Probed,
@@ -78,6 +154,7 @@ impl Member {
             state,
             mut reserved,
             attached,
+            max_pasids,
         } = probed;
         reserved.extend_from_slice(info.reserved_regions());
         reserved.sort_by_key(|region| region.range());
@@ -87,6 +164,8 @@ impl Member {
         let at_home = joined_ranges(&reserved, &relaxable).into();
         Self {
             id,
+            instance,
+            streams: info.stream_ids().to_vec(),
             info,
             control,
             state,
@@ -95,13 +174,24 @@ impl Member {
             at_home,
             home: None,
             attached,
+            max_pasids,
+            pasids: Vec::new(),
             pending: None,
+            slot: Slot::Rid,
             left: None,
+            faulting: 0,
+            partial: Vec::new(),
+            outstanding: Vec::new(),
+            fences: 0,
         }
     }
 
     pub(crate) fn id(&self) -> DeviceId {
         self.id
+    }
+
+    pub(crate) fn instance(&self) -> &Arc<Instance> {
+        &self.instance
     }
 
     /// The device's name.
@@ -110,10 +200,20 @@ impl Member {
         self.info.name()
     }
 
-    /// The streams it presents, sorted, each once.
+    /// The streams that an attach moves, sorted, each once. At a release, those that another device
+    /// of the group presents too are not among them.
     #[must_use]
     pub fn streams(&self) -> &[StreamId] {
-        self.info.stream_ids()
+        &self.streams
+    }
+
+    /// Whether the device presents `stream`.
+    pub(crate) fn presents(&self, stream: StreamId) -> bool {
+        self.info.stream_ids().contains(&stream)
+    }
+
+    pub(crate) fn keep_streams(&mut self, keep: impl FnMut(&StreamId) -> bool) {
+        self.streams.retain(keep);
     }
 
     /// The way to talk to the device itself.
@@ -155,18 +255,33 @@ impl Member {
         self.home = home;
     }
 
-    /// What has to be mapped 1:1 in `domain` while the device is on it.
-    pub(crate) fn ranges_in(&self, domain: &DomainRef) -> &[AddrRange] {
-        match &self.home {
-            Some(home) if Arc::ptr_eq(home, domain) => &self.at_home,
-            _ => &self.direct,
+    /// What has to be mapped 1:1 in `domain` while the traffic of `slot` is on it.
+    pub(crate) fn ranges_in(&self, domain: &DomainRef, slot: Slot) -> &[AddrRange] {
+        match (slot, &self.home) {
+            (Slot::Pasid(_), _) => &[],
+            (Slot::Rid, Some(home)) if Arc::ptr_eq(home, domain) => &self.at_home,
+            (Slot::Rid, _) => &self.direct,
         }
     }
 
-    /// What the device is on at this moment.
+    /// What the device's traffic without PASID is on at this moment.
     #[must_use]
     pub fn attached(&self) -> &Attached {
         &self.attached
+    }
+
+    /// What its traffic with `pasid` is on at this moment; `None` where nothing was attached.
+    #[must_use]
+    pub fn attached_pasid(&self, pasid: Pasid) -> Option<&Attached> {
+        self.pasids
+            .iter()
+            .find(|(at, _)| *at == pasid)
+            .map(|(_, attached)| attached)
+    }
+
+    /// The PASIDs that something is attached to, in no particular order.
+    pub fn pasids(&self) -> impl Iterator<Item = Pasid> {
+        self.pasids.iter().map(|(pasid, _)| *pasid)
     }
 
     /// The domain that the device is on its way to.
@@ -175,35 +290,151 @@ impl Member {
         self.pending.as_ref()
     }
 
+    /// The slot that [`pending`](Self::pending) is about.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
     /// Says that the hardware is known to have moved the device to its pending domain. For
     /// [`IommuOps::commit`](crate::IommuOps::commit) to call.
     pub fn landed(&mut self) {
-        if let Some(new) = self.pending.take() {
-            self.left = Some(core::mem::replace(&mut self.attached, Attached::On(new)));
+        let Some(new) = self.pending.take() else {
+            return;
+        };
+        self.left = self.replace(Attached::On(new));
+    }
+
+    pub(crate) fn set_pending(&mut self, slot: Slot, domain: Option<DomainRef>) {
+        self.slot = slot;
+        self.pending = domain;
+    }
+
+    /// Makes room, so that a commit of the slot allocates nothing.
+    pub(crate) fn reserve_slot(&mut self) {
+        if let Slot::Pasid(pasid) = self.slot
+            && self.attached_pasid(pasid).is_none()
+        {
+            self.pasids.reserve(1);
         }
     }
 
-    pub(crate) fn set_pending(&mut self, domain: Option<DomainRef>) {
-        self.pending = domain;
+    /// Sets what the slot of the commit under way is on; returns what it was on.
+    fn replace(&mut self, attached: Attached) -> Option<Attached> {
+        match self.slot {
+            Slot::Rid => Some(core::mem::replace(&mut self.attached, attached)),
+            Slot::Pasid(pasid) => match self.pasids.iter_mut().find(|(at, _)| *at == pasid) {
+                Some((_, was)) => Some(core::mem::replace(was, attached)),
+                None => {
+                    self.pasids.push((pasid, attached));
+                    None
+                }
+            },
+        }
+    }
+
+    pub(crate) fn forget_pasid(&mut self, pasid: Pasid) {
+        self.pasids.retain(|(at, _)| *at != pasid);
     }
 
     /// Ends a commit. What the member is no longer on comes back; a member that still has a
     /// pending domain did not land and is uncertain from here on.
     pub(crate) fn settle(&mut self) -> Option<Attached> {
         if let Some(new) = self.pending.take() {
-            let old = match core::mem::replace(&mut self.attached, Attached::Deferred) {
-                Attached::Deferred => None,
-                Attached::On(old) => Some(old),
-                Attached::Uncertain { old, new: earlier } => {
-                    // The hardware may be on any of the three, and there is room for two: this one
-                    // is never freed.
-                    core::mem::forget(earlier);
-                    old
-                }
+            let was = match self.slot {
+                Slot::Rid => Some(&mut self.attached),
+                Slot::Pasid(pasid) => self
+                    .pasids
+                    .iter_mut()
+                    .find(|(at, _)| *at == pasid)
+                    .map(|(_, was)| was),
             };
-            self.attached = Attached::Uncertain { old, new };
+            let was = was.map_or(Attached::Deferred, |was| {
+                core::mem::replace(was, Attached::Deferred)
+            });
+            self.replace(was.uncertain(new));
         }
         self.left.take()
+    }
+
+    pub(crate) fn quarantine(&mut self) {
+        let was = core::mem::replace(&mut self.attached, Attached::Deferred);
+        self.attached = was.quarantined();
+        for (_, attached) in &mut self.pasids {
+            let was = core::mem::replace(attached, Attached::Deferred);
+            *attached = was.quarantined();
+        }
+    }
+
+    /// Answers what the traffic of `slot` is waiting for, and forgets what was answered.
+    pub(crate) fn answer_outstanding(&mut self, slot: Slot, response: PageResponse) {
+        for outstanding in &self.outstanding {
+            if outstanding.slot() == slot {
+                outstanding.answer(response);
+            }
+        }
+        self.outstanding
+            .retain(|outstanding| !outstanding.is_answered());
+    }
+
+    /// Answers everything that the device is waiting for.
+    pub(crate) fn answer_all(&mut self, response: PageResponse) {
+        self.partial.clear();
+        for outstanding in self.outstanding.drain(..) {
+            outstanding.answer(response);
+        }
+    }
+
+    /// How many of the device's attachments handle page faults.
+    #[must_use]
+    pub fn fault_users(&self) -> u32 {
+        self.faulting
+    }
+
+    /// Counts one more attachment that handles page faults; the first turns them on.
+    pub(crate) fn hold_faults(&mut self, domain: &DomainRef) -> Result {
+        if domain.fault_handler().is_some() {
+            if self.faulting == 0 {
+                let instance = self.instance.clone();
+                instance.ops.set_faults(self, true)?;
+            }
+            self.faulting += 1;
+        }
+        Ok(())
+    }
+
+    /// Counts one attachment fewer that handles page faults; the last turns them off.
+    pub(crate) fn drop_faults(&mut self, domain: &DomainRef) {
+        if domain.fault_handler().is_none() {
+            return;
+        }
+        match self.faulting.checked_sub(1) {
+            Some(left) => self.faulting = left,
+            None => log::error!("{}: {}", self.culprit(), internal_count()),
+        }
+        if self.faulting == 0 {
+            self.stop_faults();
+        }
+    }
+
+    fn stop_faults(&mut self) {
+        let instance = self.instance.clone();
+        if let Err(error) = instance.ops.set_faults(self, false) {
+            log::error!(
+                "{}: page faults cannot be turned off: {error}",
+                self.culprit()
+            );
+        }
+    }
+
+    /// After an attach of identity or blocked without PASIDs nothing handles page faults any more.
+    pub(crate) fn check_faults(&mut self, on: &DomainRef) {
+        let none = matches!(on.kind(), DomainKind::Identity | DomainKind::Blocked);
+        if none && self.slot == Slot::Rid && self.pasids.is_empty() && self.faulting != 0 {
+            log::error!("{}: {}", self.culprit(), internal_count());
+            self.faulting = 0;
+            self.stop_faults();
+        }
     }
 
     /// Whose failure to name.
@@ -220,12 +451,20 @@ impl Member {
     }
 }
 
+fn internal_count() -> Error {
+    Error::new(
+        crate::error::ErrorKind::Internal,
+        "attachments that handle page faults are miscounted",
+    )
+}
+
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Member")
             .field("device", &self.name())
             .field("streams", &self.streams())
             .field("attached", &self.attached)
+            .field("pasids", &self.pasids)
             .field("pending", &self.pending)
             .finish_non_exhaustive()
     }

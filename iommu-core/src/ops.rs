@@ -11,7 +11,8 @@ use static_assertions::assert_obj_safe;
 use crate::addr::Pasid;
 use crate::device::DeviceInfo;
 use crate::domain::DomainRef;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::fault::{PageRequest, PageResponse};
 use crate::member::{Attached, Member};
 use crate::platform::DeviceControl;
 use crate::reserved::ReservedRegion;
@@ -55,6 +56,9 @@ pub struct Probed {
     /// What the device's traffic without PASID is on at this moment: one of the backend's fixed
     /// domains, or what cannot be said for certain, or something that is to stay until first use.
     pub attached: Attached,
+    /// How many PASIDs the device and the hardware have in common, 0 for none: PASIDs from 1 up to
+    /// this can be attached.
+    pub max_pasids: u32,
 }
 
 impl fmt::Debug for Probed {
@@ -77,7 +81,9 @@ impl fmt::Debug for Probed {
 /// The core calls [`prepare`](Self::prepare) for each device of a group. If one fails it calls
 /// [`cancel`](Self::cancel) for those that succeeded, and everything is as it was. Otherwise it
 /// calls [`commit`](Self::commit) once, with all of them. [`Member::pending`] is the domain that a
-/// member is on its way to in all three; a member without one is left alone.
+/// member is on its way to in all three; a member without one is left alone. An attach is about one
+/// slot: the traffic without PASID, or that with one PASID. Attaching the blocked domain to a PASID
+/// ends its attachment.
 ///
 /// # Context
 ///
@@ -140,6 +146,38 @@ pub trait IommuOps: Send + Sync + 'static {
     /// The first failure. A member that did not land may be on its old domain, on the new one, or
     /// on neither.
     fn commit(&self, members: &mut [Member], slot: Slot) -> Result;
+
+    /// Stores an entry that aborts for every stream of each of `members` and for every PASID, and
+    /// does not wait for the hardware: what to do when it does not answer. Cannot fail, does not
+    /// allocate.
+    fn quarantine(&self, members: &mut [Member]);
+
+    /// Turns the device's page faults on, or off. Off cannot fail but for dead hardware.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where the device or the hardware has none and
+    /// is asked to turn them on.
+    fn set_faults(&self, member: &mut Member, on: bool) -> Result {
+        let _ = member;
+        if on {
+            return Err(Error::new(ErrorKind::Unsupported, "no page faults"));
+        }
+        Ok(())
+    }
+
+    /// Answers the group of page requests that `last` ends. Called once for each group.
+    ///
+    /// Context: as the handler's that answers; a group may be locked.
+    fn answer(&self, last: &PageRequest, response: PageResponse) {
+        let _ = (last, response);
+    }
+
+    /// Whether the hardware keeps the interrupt messages of different devices apart, so that the
+    /// owner of one cannot raise those of another.
+    fn isolates_msis(&self) -> bool {
+        false
+    }
 
     /// Forgets a device. The core has parked it, unless its attach was still deferred; this hook
     /// frees the backend's state and writes no table entry.

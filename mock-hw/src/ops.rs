@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use iommu_core::{
-    DeviceControl, DeviceInfo, DomainRef, Geometry, IommuOps, Iova, MapError, Member, PagingConfig,
-    PagingOps, PhysAddr, Probed, Prot, Result, Slot,
+    DeviceControl, DeviceInfo, DomainRef, Geometry, IommuOps, Iova, MapError, Member, PageRequest,
+    PageResponse, PagingConfig, PagingOps, PhysAddr, Probed, Prot, Result, Slot,
 };
 use mockall::mock;
 
@@ -22,6 +22,10 @@ mock! {
         fn prepare(&self, member: &mut Member, slot: Slot) -> Result;
         fn cancel(&self, member: &mut Member, slot: Slot);
         fn commit(&self, members: &mut [Member], slot: Slot) -> Result;
+        fn quarantine(&self, members: &mut [Member]);
+        fn set_faults(&self, member: &mut Member, on: bool) -> Result;
+        fn answer(&self, last: &PageRequest, response: PageResponse);
+        fn isolates_msis(&self) -> bool;
         fn release(&self, member: &mut Member);
     }
 }

@@ -35,6 +35,7 @@ fn core(plan: &Arc<Mutex<Plan>>) -> (Iommu, Vec<Device>) {
             state: Box::new(()),
             reserved: Vec::new(),
             attached,
+            max_pasids: 0,
         })
     });
     let now = plan.clone();

@@ -82,6 +82,7 @@ impl Backend {
                 state: Box::new(()),
                 reserved: Vec::new(),
                 attached: found.clone(),
+                max_pasids: 0,
             })
         });
         ops
@@ -403,6 +404,7 @@ fn a_failed_park_is_reported_and_nothing_the_hardware_may_use_is_reused() {
     ops.expect_commit()
         .returning(|_, _| Err(Error::new(ErrorKind::IommuTimedOut, "dead")));
     ops.expect_release().never();
+    ops.expect_quarantine().once().returning(|_| ());
     let domain = Domain::paging(mock_hw::MockPagingOps::new());
     let iommu = backend.core(ops);
     let device = iommu.add_device(plain("nic", 1), control()).unwrap();
@@ -428,6 +430,7 @@ fn a_backend_that_forgets_to_report_a_move_leaves_the_device_uncertain() {
     let mut ops = backend.mock();
     ops.expect_prepare().returning(|_, _| Ok(()));
     ops.expect_commit().returning(|_, _| Ok(()));
+    ops.expect_quarantine().returning(|_| ());
     let iommu = backend.core(ops);
     let device = iommu.add_device(plain("nic", 1), control()).unwrap();
     let identity = iommu.identity_domain().unwrap();
@@ -561,9 +564,8 @@ fn bad_devices_are_refused_and_leave_nothing_behind() {
     let a = iommu
         .add_device(DeviceInfo::new("a").streams([1, 2, 2]), control())
         .unwrap();
-    let alias = iommu
-        .add_device(DeviceInfo::new("b").streams([3, 2]), control())
-        .unwrap_err();
+    let elsewhere = DeviceInfo::new("b").streams([3, 2]).group("elsewhere");
+    let alias = iommu.add_device(elsewhere, control()).unwrap_err();
     assert_eq!(
         (alias.kind(), alias.culprit()),
         (ErrorKind::Busy, &Culprit::Stream(2.into()))

@@ -1,0 +1,145 @@
+//! The reset fence: a device that is being reset must not be translated for, nor asked anything.
+
+use core::fmt;
+
+use crate::addr::Pasid;
+use crate::domain::DomainRef;
+use crate::error::{Error, ErrorKind, Result};
+use crate::group::{Group, State};
+use crate::iommu::{DeviceId, Shared};
+use crate::member::{Attached, Member};
+use crate::ops::Slot;
+use crate::pasid::block_all_pasids;
+use crate::platform::{RawLock, SpinLock};
+use crate::transaction::{Failure, Outcome, attach, attach_pasid, park};
+
+/// Keeps a device parked while it is being reset. Fences nest: the device comes back when the last
+/// one ends, to what its group is on then.
+///
+/// While it stands, attaches to the device's group are [`ErrorKind::Busy`], but for those that end
+/// something; mappings are not affected.
+#[must_use = "dropping it ends the fence"]
+pub struct ResetFence<L: RawLock = SpinLock> {
+    group: Group<L>,
+    id: DeviceId,
+    failed: bool,
+    ended: bool,
+}
+
+/// The fence of a device whose reset failed never comes down by itself.
+const STUCK: u32 = 1 << 31;
+
+impl<L: RawLock> ResetFence<L> {
+    /// Parks the device: PASIDs go to the blocked domain first, then the rest to where it rests,
+    /// then the device's own translation cache is switched off. Nothing of it is sent to the
+    /// hardware where a fence stands already, or where the device's attach is deferred.
+    pub(crate) fn raise(group: &Group<L>, id: DeviceId) -> Result<Self> {
+        let state = &mut *group.state.lock();
+        let Some(member) = state.member(id) else {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "a device is not in its group",
+            ));
+        };
+        if member.fences == 0 && !matches!(member.attached(), Attached::Deferred) {
+            let shared = &group.shared;
+            block_all_pasids(shared, member)
+                .and_then(|()| park(shared, core::slice::from_mut(member)))
+                .map_err(Failure::into_error)?;
+            if let Err(error) = member.control().set_ats(false) {
+                log::warn!(
+                    "{}: its ATS cannot be switched off: {error}",
+                    member.culprit()
+                );
+            }
+        }
+        member.fences += 1;
+        Ok(Self {
+            group: group.clone(),
+            id,
+            failed: false,
+            ended: false,
+        })
+    }
+
+    /// Says that the reset failed: the device stays parked, also when the last fence ends, until
+    /// another fence is raised and ends well.
+    pub fn reset_failed(&mut self) {
+        self.failed = true;
+    }
+
+    /// Ends the fence. If it is the last, the device and its PASIDs go to what its group is on now.
+    ///
+    /// Context: may block.
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::attach`]: the device then stays parked, or is uncertain.
+    pub fn end(mut self) -> Result {
+        self.lower()
+    }
+
+    fn lower(&mut self) -> Result {
+        self.ended = true;
+        let state = &mut *self.group.state.lock();
+        let at = state
+            .members
+            .iter()
+            .position(|member| member.id() == self.id);
+        // The device may have been released meanwhile.
+        let Some(at) = at else { return Ok(()) };
+        let fences = &mut state.members[at].fences;
+        if self.failed {
+            *fences |= STUCK;
+        } else {
+            *fences &= !STUCK;
+        }
+        *fences -= 1;
+        if *fences > 0 {
+            return Ok(());
+        }
+        restore(&self.group.shared, state, at).map_err(Failure::into_error)
+    }
+}
+
+/// Puts one member on what its group is on.
+fn restore<L: RawLock>(shared: &Shared<L>, state: &mut State, at: usize) -> Outcome {
+    let member = core::slice::from_mut(&mut state.members[at]);
+    if let Some(domain) = &state.domain {
+        attach(shared, member, domain, state.default.as_ref())?;
+    }
+    let mut result = Ok(());
+    for (pasid, domain) in &state.pasids {
+        result = result.and(restore_pasid(shared, member, *pasid, domain));
+    }
+    result
+}
+
+fn restore_pasid<L: RawLock>(
+    shared: &Shared<L>,
+    member: &mut [Member],
+    pasid: Pasid,
+    domain: &DomainRef,
+) -> Outcome {
+    attach_pasid(shared, member, Slot::Pasid(pasid), |member| {
+        (member.max_pasids > 0).then(|| domain.clone())
+    })
+}
+
+impl<L: RawLock> Drop for ResetFence<L> {
+    fn drop(&mut self) {
+        if !self.ended
+            && let Err(error) = self.lower()
+        {
+            log::error!("a device stays parked after its reset: {error}");
+        }
+    }
+}
+
+impl<L: RawLock> fmt::Debug for ResetFence<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResetFence")
+            .field("group", &self.group)
+            .finish_non_exhaustive()
+    }
+}

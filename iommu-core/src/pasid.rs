@@ -1,0 +1,151 @@
+//! Attachments of PASIDs: one domain for each PASID of a group.
+
+use alloc::sync::Arc;
+
+use crate::addr::Pasid;
+use crate::domain::DomainRef;
+use crate::error::{Culprit, Error, ErrorKind, Result};
+use crate::group::{Group, Owner, State};
+use crate::iommu::Shared;
+use crate::member::Member;
+use crate::ops::Slot;
+use crate::platform::RawLock;
+use crate::transaction::{Failure, Outcome, attach_pasid};
+
+impl<L: RawLock> Group<L> {
+    /// Attaches the traffic with `pasid` of every device of the group that has PASIDs to `domain`:
+    /// all of them or none. In place of what was attached to the PASID before, if anything was.
+    ///
+    /// Context: may block.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidArgument`] for PASID 0, one that a device does not have, or a domain of
+    /// another IOMMU; [`ErrorKind::Unsupported`] where no device of the group has PASIDs;
+    /// [`ErrorKind::AlreadyExists`] where `domain` is attached to it already;
+    /// [`ErrorKind::NotPermitted`] where somebody claimed the group; [`ErrorKind::Busy`] while a
+    /// device is being reset; otherwise as [`attach`](Self::attach). Where it fails, every PASID is
+    /// where it was, but for failures of the hardware itself.
+    pub fn attach_pasid(&self, pasid: Pasid, domain: &DomainRef) -> Result {
+        let state = &mut *self.state.lock();
+        if state.owner == Owner::Claimed {
+            return Err(Error::new(
+                ErrorKind::NotPermitted,
+                "somebody claimed the group",
+            ));
+        }
+        state.attach_pasid(&self.shared, pasid, domain)
+    }
+
+    /// Ends the attachment of `pasid`: its traffic is refused again.
+    ///
+    /// Context: may block.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] where nothing is attached; otherwise failures of the hardware itself.
+    pub fn detach_pasid(&self, pasid: Pasid) -> Result {
+        let state = &mut *self.state.lock();
+        state.detach_pasid(&self.shared, pasid)
+    }
+
+    /// The domain that the traffic with `pasid` is meant to be on.
+    #[must_use]
+    pub fn pasid_domain(&self, pasid: Pasid) -> Option<DomainRef> {
+        let state = self.state.lock();
+        state
+            .pasids
+            .iter()
+            .find(|(at, _)| *at == pasid)
+            .map(|(_, domain)| domain.clone())
+    }
+}
+
+impl State {
+    pub(crate) fn attach_pasid<L: RawLock>(
+        &mut self,
+        shared: &Shared<L>,
+        pasid: Pasid,
+        domain: &DomainRef,
+    ) -> Result {
+        let wrong =
+            |reason| Err(Error::new(ErrorKind::InvalidArgument, reason).of(Culprit::Pasid(pasid)));
+        if pasid.get() == 0 {
+            return wrong("PASID 0 stands for traffic without PASID");
+        }
+        let mut able = self
+            .members
+            .iter()
+            .filter(|member| member.max_pasids > 0)
+            .peekable();
+        if able.peek().is_none() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "no device of the group has PASIDs",
+            ));
+        }
+        if able.any(|member| pasid.get() > member.max_pasids) {
+            return wrong("a device of the group does not have this PASID");
+        }
+        self.check_fences()?;
+        let at = self.pasids.iter().position(|(at, _)| *at == pasid);
+        if at.is_some_and(|at| Arc::ptr_eq(&self.pasids[at].1, domain)) {
+            return Err(
+                Error::new(ErrorKind::AlreadyExists, "the PASID is on this domain")
+                    .of(Culprit::Pasid(pasid)),
+            );
+        }
+        // Published after success, without an allocation that could fail then.
+        self.pasids.reserve(1);
+        let target = |member: &Member| (member.max_pasids > 0).then(|| domain.clone());
+        let result = attach_pasid(shared, &mut self.members, Slot::Pasid(pasid), target);
+        if !matches!(&result, Err(Failure::Prepare(_))) {
+            match at {
+                Some(at) => self.pasids[at].1 = domain.clone(),
+                None => self.pasids.push((pasid, domain.clone())),
+            }
+        }
+        result.map_err(Failure::into_error)
+    }
+
+    pub(crate) fn detach_pasid<L: RawLock>(&mut self, shared: &Shared<L>, pasid: Pasid) -> Result {
+        let at = self.pasids.iter().position(|(at, _)| *at == pasid);
+        let at = at.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "nothing is attached").of(Culprit::Pasid(pasid))
+        })?;
+        self.pasids.swap_remove(at);
+        block_pasid(shared, &mut self.members, pasid).map_err(Failure::into_error)
+    }
+
+    pub(crate) fn detach_all_pasids<L: RawLock>(&mut self, shared: &Shared<L>) -> Result {
+        let mut result = Ok(());
+        while let Some((pasid, _)) = self.pasids.first() {
+            result = result.and(self.detach_pasid(shared, *pasid));
+        }
+        result
+    }
+}
+
+/// Ends the attachment of `pasid` at those of `members` that have one.
+pub(crate) fn block_pasid<L: RawLock>(
+    shared: &Shared<L>,
+    members: &mut [Member],
+    pasid: Pasid,
+) -> Outcome {
+    attach_pasid(shared, members, Slot::Pasid(pasid), |member| {
+        let attached = member.attached_pasid(pasid).is_some();
+        attached.then(|| member.instance().fixed.blocked.clone())
+    })
+}
+
+/// Ends the attachments of all PASIDs of `member`; the first failure does not stop the others.
+pub(crate) fn block_all_pasids<L: RawLock>(shared: &Shared<L>, member: &mut Member) -> Outcome {
+    let mut result = Ok(());
+    for index in (0..member.pasids().count()).rev() {
+        let Some(pasid) = member.pasids().nth(index) else {
+            continue;
+        };
+        result = result.and(block_pasid(shared, core::slice::from_mut(member), pasid));
+    }
+    result
+}
