@@ -267,8 +267,11 @@ pub fn a_map_without_memory_leaves_nothing<M: Machine>(lab: &Lab<M>) {
 pub fn devices_that_cannot_be_are_refused<M: Machine>(lab: &Lab<M>) {
     let scene = Scene::new(lab);
     let rig = &scene.rig;
-    let info =
-        |streams: &[u32]| iommu_core::DeviceInfo::new("odd").streams(streams.iter().copied());
+    // In a group of its own: without one it would join that of the device whose stream it has.
+    let info = |streams: &[u32]| {
+        let info = iommu_core::DeviceInfo::new("odd").group("elsewhere");
+        info.streams(streams.iter().copied())
+    };
     let own = lab.stream(0).0;
     for (streams, kind) in [
         (&[][..], ErrorKind::InvalidArgument),
