@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use iommu_core::{PhysAddr, RegisterBank};
 use mock_hw::MockMemory;
 
+const IDR0: usize = 0x00;
+/// `SMMU_IDR0.ASID16` and `VMID16` (6.3.1).
+const WIDE_IDS: u32 = 1 << 12 | 1 << 18;
 const IDR1: usize = 0x04;
 /// `SMMU_IDR1.SIDSIZE` (6.3.2).
 const SIDSIZE: u32 = 0x3f;
@@ -55,6 +58,7 @@ pub struct CorruptingBank<B> {
 struct State {
     rewrite: Option<Box<Rewrite>>,
     stream_bits: Option<u32>,
+    narrow_ids: bool,
     /// The slot of the last command that was changed.
     changed: Option<u64>,
     deaf: bool,
@@ -127,6 +131,11 @@ impl<B: RegisterBank> CorruptingBank<B> {
         self.with(|state| state.stream_bits = Some(bits));
     }
 
+    /// Lets the hardware appear to have 8-bit ASIDs and VMIDs only.
+    pub fn claim_narrow_ids(&self) {
+        self.with(|state| state.narrow_ids = true);
+    }
+
     /// Shows the commands between the producer's old and new place to the rewriter.
     fn submit(&self, prod: u32) {
         let Some(mut rewrite) = self.with(|state| state.rewrite.take()) else {
@@ -165,8 +174,10 @@ impl<B: RegisterBank> RegisterBank for CorruptingBank<B> {
 
     fn read32(&self, offset: usize) -> u32 {
         let value = self.inner.read32(offset);
-        match self.with(|state| state.stream_bits) {
-            Some(bits) if offset == IDR1 => value & !SIDSIZE | bits,
+        let (stream_bits, narrow_ids) = self.with(|state| (state.stream_bits, state.narrow_ids));
+        match (offset, stream_bits) {
+            (IDR0, _) if narrow_ids => value & !WIDE_IDS,
+            (IDR1, Some(bits)) => value & !SIDSIZE | bits,
             _ => value,
         }
     }

@@ -1,6 +1,8 @@
 //! What a device reaches on each kind of domain.
 
-use iommu_core::{Attached, DefaultDomain, Iommu, IommuConfig, PagingConfig, Rest};
+use std::sync::Arc;
+
+use iommu_core::{DefaultDomain, Iommu, IommuConfig, NoControl, PagingConfig, Rest};
 
 use super::lab::{Hardware, Lab, PAGE, contents};
 use super::outsider::{Kind, Record};
@@ -281,8 +283,7 @@ pub fn a_parked_device_waits_for_a_domain<M: Machine>(lab: &Lab<M>) {
         paging: lab.paging(),
     };
     let iommu: Iommu = Iommu::with_config(rig.smmu.clone(), config).unwrap();
-    let control = std::sync::Arc::new(iommu_core::NoControl);
-    let device = iommu.add_device(rig.info(0), control).unwrap();
+    let device = iommu.add_device(rig.info(0), Arc::new(NoControl)).unwrap();
     assert!(device.domain().is_none());
     let domain = rig.domain();
     let page = lab.page(&domain, 0x1_0000);
@@ -314,12 +315,7 @@ pub fn a_group_moves_as_one<M: Machine>(lab: &Lab<M>) {
     rig.silent();
 
     group.attach(&domain).unwrap();
-    group.for_each(|name, on| {
-        assert!(
-            matches!(on, Attached::On(on) if std::sync::Arc::ptr_eq(on, &domain)),
-            "{name}"
-        )
-    });
+    group.for_each(|name, on| assert!(on.is(&domain), "{name}"));
     let other = lab.page(&domain, 0x9000);
     for master in [0, 1] {
         lab.reaches(master, 0x9000, other.block(), 0);

@@ -87,7 +87,7 @@ pub fn the_driver_reads_records_right<M: Machine>(lab: &Lab<M>) {
     device.release().unwrap();
 }
 
-/// A queue that is full keeps what it has; that something was lost is told; and when it was read, it
+/// A queue that is full keeps what it has and tells that something was lost; when it was read, it
 /// goes on.
 pub fn a_full_queue_tells_and_goes_on<M: Machine>(lab: &Lab<M>) {
     let mut config = lab.config();

@@ -77,6 +77,9 @@ impl<M: Stand> Lab<M> {
     fn start(setup: Setup) -> Self {
         let machine = M::start(&setup);
         let bank = CorruptingBank::new(machine.platform().bank, machine.memory());
+        if setup.narrow_ids {
+            bank.claim_narrow_ids();
+        }
         Self {
             machine,
             setup,
@@ -241,8 +244,8 @@ impl<M: Machine> Lab<M> {
         );
         assert!(at + len <= block.size() as u64, "beyond the block");
         let phys = block.addr().checked_add(at).unwrap();
-        // SAFETY: the lab keeps the block until the case is over, and with it every domain and every
-        // device of it; nobody takes the bytes for unchanging.
+        // SAFETY: the lab keeps the block until the case is over, and with it every domain and
+        // every device of it; nobody takes the bytes for unchanging.
         unsafe { domain.map(Iova(iova), phys, len, prot) }
     }
 

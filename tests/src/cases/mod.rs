@@ -1,8 +1,8 @@
 //! Cases: what a user of the driver, or the hardware, can see of it. Each runs on every machine.
 //!
 //! A case is a function over [`Machine`](crate::machine::Machine) that does what a user would, and
-//! looks at the bytes that devices moved or did not move, at events, and at errors. It never asks the
-//! driver whether the driver was right: tables and events are read by an [outsider].
+//! looks at the bytes that devices moved or did not move, at events, and at errors. It never asks
+//! the driver whether the driver was right: tables and events are read by an [outsider].
 //! [`every_case`](crate::every_case) lists them, each with the [setups] it runs on.
 #![expect(
     clippy::missing_panics_doc,

@@ -65,10 +65,15 @@ impl<B: RegisterBank> Outsider<B> {
         self.memory.read_word(at).unwrap()
     }
 
+    /// Changes the word at `at` for good.
+    pub fn set(&self, at: PhysAddr, value: u64) {
+        self.memory.write_word(at, value).unwrap();
+    }
+
     /// Changes the word at `at` for as long as the result lives.
     pub fn alter(&self, at: PhysAddr, value: u64) -> Altered {
         let was = self.word(at);
-        self.memory.write_word(at, value).unwrap();
+        self.set(at, value);
         Altered {
             memory: self.memory.clone(),
             at,

@@ -1,10 +1,9 @@
-//! Regions that firmware wants mapped 1:1 at all times (RMRs), from before the driver comes to after
-//! the device has gone.
+//! Regions that firmware wants mapped 1:1 at all times (RMRs), from before the driver comes until
+//! after the device has gone.
 
 use arm_smmu_v3::Config;
 use iommu_core::{
-    Attached, Culprit, DomainRef, ErrorKind, FirmwareRegion, Iova, ReservedKind, ReservedRegion,
-    Rest, StreamId,
+    Culprit, ErrorKind, FirmwareRegion, Iova, ReservedKind, ReservedRegion, Rest, StreamId,
 };
 
 use super::lab::{Block, Lab, PAGE, Rig};
@@ -163,6 +162,7 @@ pub fn a_region_is_not_the_users<M: Machine>(lab: &Lab<M>) {
         assert_eq!(error.kind(), ErrorKind::NotPermitted, "{at:#x}: {error}");
         let error = lab.map(&domain, at, block, 0, len).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{at:#x}: {error}");
+        assert!(error.reason().contains("firmware"), "{at:#x}: {error}");
     }
     pinned.only_the_region_is_reached();
     // Pages of its own, on both sides of it.
@@ -310,9 +310,9 @@ pub fn a_region_of_the_platform_counts_too<M: Machine>(lab: &Lab<M>) {
     let device = rig.add_as(info).unwrap();
     lab.reaches(0, block.addr().0, &block, 0);
     lab.refused(0, block.addr().0 + PAGE, &block, 4096);
-    let default: DomainRef = device.domain().unwrap();
+    let default = device.domain().unwrap();
     assert!(device.attach(&rig.iommu.blocked_domain()).is_err());
-    assert!(matches!(device.attached(), Attached::On(on) if std::sync::Arc::ptr_eq(&on, &default)));
+    assert!(device.attached().is(&default));
     assert_eq!(device.release().unwrap(), Rest::Identity);
     lab.reaches(0, block.addr().0, &block, 0);
 }

@@ -21,7 +21,8 @@ pub struct Setup {
     pub stages: Stages,
     /// The number of DMA masters. Their StreamIDs are 0x10, 0x18, 0x20 and so on.
     pub masters: usize,
-    /// Whether ASIDs and VMIDs have 8 bits; 16 otherwise. Models only.
+    /// Whether the driver finds ASIDs and VMIDs of 8 bits, so that they are soon used up; 16 bits
+    /// otherwise.
     pub narrow_ids: bool,
     /// The stage that paging domains use.
     pub stage: Stage,
@@ -29,7 +30,7 @@ pub struct Setup {
     pub table: StreamTableFormat,
 }
 
-/// Paging domains of stage 1 on an SMMU with both stages, a stream table of two levels, two masters.
+/// Stage-1 paging domains on an SMMU with both stages, a stream table of two levels, two masters.
 #[must_use]
 pub fn s1() -> Setup {
     Setup {

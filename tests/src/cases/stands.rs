@@ -1,5 +1,7 @@
 //! The machines: QEMU and this workspace's model.
 
+use mock_hw::smmuv3::ModelConfig;
+
 use super::lab::{Hardware, Stand};
 use super::setups::{Setup, Stages};
 use crate::model::ModelMachine;
@@ -9,7 +11,6 @@ impl Stand for qemu::Machine {
     const HARDWARE: Hardware = Hardware::Qemu;
 
     fn start(setup: &Setup) -> Self {
-        assert!(!setup.narrow_ids, "QEMU's SMMU has 16-bit ids");
         let stage = match setup.stages {
             Stages::One => qemu::Stage::One,
             Stages::Two => qemu::Stage::Two,
@@ -33,15 +34,11 @@ impl Stand for ModelMachine {
     const HARDWARE: Hardware = Hardware::Model;
 
     fn start(setup: &Setup) -> Self {
-        let mut config = match setup.stages {
-            Stages::One => mock_hw::smmuv3::ModelConfig::stage1(),
-            Stages::Two => mock_hw::smmuv3::ModelConfig::stage2(),
-            Stages::Both => mock_hw::smmuv3::ModelConfig::default(),
+        let config = match setup.stages {
+            Stages::One => ModelConfig::stage1(),
+            Stages::Two => ModelConfig::stage2(),
+            Stages::Both => ModelConfig::default(),
         };
-        if setup.narrow_ids {
-            // `SMMU_IDR0.ASID16` and `VMID16` (6.3.1).
-            config.idr0 &= !(1 << 12 | 1 << 18);
-        }
         Self::new(config, setup.masters)
     }
 
