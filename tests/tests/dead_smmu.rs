@@ -1,5 +1,7 @@
 //! An SMMU that stops answering, at every point at which the driver waits for it.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
 use std::sync::Arc;
 
 use arm_smmu_v3::{ArmSmmuV3, Config, ShutdownPolicy};
@@ -351,10 +353,6 @@ fn a_mapping_that_fails_half_way_and_cannot_be_undone_keeps_its_block() {
     let domain = domain(&iommu);
     let block = DmaBlock::new(&machine.memory(), 0x2000, 0x1000, "a buffer").unwrap();
     // One page fits the table that is there; the next one needs another.
-    domain
-        .map_block(Iova(0x1f_e000), buffer(&machine), RW)
-        .unwrap()
-        .block();
     let kept = domain
         .map_block(Iova(0x1f_e000), buffer(&machine), RW)
         .unwrap();
@@ -434,4 +432,26 @@ fn translated_traffic_is_checked_where_there_is_ats() {
     let cr0 = iommu_core::RegisterBank::read32(&machine.platform().bank, 0x24);
     // SMMUEN, EVENTQEN, CMDQEN and ATSCHK.
     assert_eq!(cr0, 0b1_1101);
+}
+
+#[test]
+fn bring_up_invalidates_all_that_the_caches_may_hold_and_el2_too_where_it_exists() {
+    for (hyp, expected) in [
+        // CFGI_ALL, SYNC, TLBI_NSNH_ALL, SYNC; with EL2, TLBI_EL2_ALL as well.
+        (0, &[0x04, 0x46, 0x30, 0x46][..]),
+        (1 << 9, &[0x04, 0x46, 0x20, 0x30, 0x46]),
+    ] {
+        let idr0 = ModelConfig::default().idr0 | hyp;
+        let machine = ModelMachine::new(
+            ModelConfig {
+                idr0,
+                ..ModelConfig::default()
+            },
+            1,
+        );
+        let _running = started(&machine);
+        let commands = machine.model().commands();
+        let opcodes: Vec<u64> = commands.iter().map(|[word0, _]| word0 & 0xff).collect();
+        assert_eq!(opcodes, expected);
+    }
 }

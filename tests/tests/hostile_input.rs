@@ -1,5 +1,7 @@
 //! Memory that runs out at any moment, and hardware and firmware that tell nonsense.
 
+#![expect(clippy::cast_possible_truncation, reason = "small numbers")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -1,5 +1,7 @@
 //! Page tables in checked memory, read back by a walker of the test's own.
 
+#![expect(clippy::cast_possible_truncation, reason = "small numbers")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

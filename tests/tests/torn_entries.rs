@@ -1,6 +1,9 @@
 //! Live entries, at every store, as a reader may see them that fetches words one by one, at any
 //! time, and keeps each until it is told to forget it (SMMUv3 3.21.3).
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+#![expect(clippy::cast_possible_truncation, reason = "small numbers")]
+
 use std::sync::{Arc, Mutex};
 
 use arm_smmu_v3::{ArmSmmuV3, Config};

@@ -188,4 +188,320 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
             "self.wait(hardware, |state| state.consumed >= end.min(1))?",
         )],
     ),
+    mutation(
+        "release parks nothing",
+        "iommu-core/src/iommu.rs",
+        &[(
+            "                .and(park(self, core::slice::from_mut(&mut member)))\n",
+            "                .and({ member.landed(); Ok(()) })\n",
+        )],
+    ),
+    mutation(
+        "a pinned device is parked where the others are",
+        "iommu-core/src/park.rs",
+        &[(
+            "if require_direct && Arc::ptr_eq(&self.release, &self.blocked) {",
+            "if false && require_direct {",
+        )],
+    ),
+    mutation(
+        "park compares the release domain by kind, not as an object",
+        "iommu-core/src/park.rs",
+        &[(
+            "if require_direct && Arc::ptr_eq(&self.release, &self.blocked) {",
+            "if require_direct && self.release.kind() == self.blocked.kind() {",
+        )],
+    ),
+    mutation(
+        "every device is parked on identity",
+        "iommu-core/src/park.rs",
+        &[(
+            "if require_direct && Arc::ptr_eq(&self.release, &self.blocked) {",
+            "if Arc::ptr_eq(&self.release, &self.blocked) {",
+        )],
+    ),
+    mutation(
+        "blocking a pinned device is not refused",
+        "iommu-core/src/transaction.rs",
+        &[(
+            "member.require_direct() && blocks(new,",
+            "false && member.require_direct() && blocks(new,",
+        )],
+    ),
+    mutation(
+        "only blocking the first member of a group is refused",
+        "iommu-core/src/transaction.rs",
+        &[(
+            "members.iter().find(pinned)",
+            "members.iter().take(1).find(pinned)",
+        )],
+    ),
+    mutation(
+        "what blocks is told by kind alone",
+        "iommu-core/src/member.rs",
+        &[(
+            "domain.kind() == DomainKind::Blocked || Arc::ptr_eq(domain, blocked)",
+            "domain.kind() == DomainKind::Blocked || (false && Arc::ptr_eq(domain, blocked))",
+        )],
+    ),
+    mutation(
+        "what blocks is told by object alone",
+        "iommu-core/src/member.rs",
+        &[(
+            "domain.kind() == DomainKind::Blocked || Arc::ptr_eq(domain, blocked)",
+            "(false && domain.kind() == DomainKind::Blocked) || Arc::ptr_eq(domain, blocked)",
+        )],
+    ),
+    mutation(
+        "a deferred attach is performed at once",
+        "iommu-core/src/transaction.rs",
+        &[(
+            "let stays = defers && matches!",
+            "let stays = false && defers && matches!",
+        )],
+    ),
+    mutation(
+        "release touches a device whose attach is deferred",
+        "iommu-core/src/iommu.rs",
+        &[(
+            "        let deferred = matches!(member.attached(), Attached::Deferred);\n        let parked = if deferred {",
+            "        let deferred = false;\n        let parked = if deferred {",
+        )],
+    ),
+    mutation(
+        "a mapping does not perform a deferred attach",
+        "iommu-core/src/device.rs",
+        &[(
+            "                Context::MayBlock => self.attach_now(),",
+            "                Context::MayBlock => Ok(()),",
+        )],
+    ),
+    mutation(
+        "a failed preparation cancels nothing",
+        "iommu-core/src/transaction.rs",
+        &[("members[..at]", "members[..0]")],
+    ),
+    mutation(
+        "a failed preparation is committed all the same",
+        "iommu-core/src/transaction.rs",
+        &[(
+            "            return Err(Failure::Prepare(error));\n        }\n    }\n    // All",
+            "            let _ = error;\n        }\n    }\n    // All",
+        )],
+    ),
+    mutation(
+        "a device that did not land counts as landed",
+        "iommu-core/src/member.rs",
+        &[(
+            "            self.replace(was.uncertain(new));",
+            "            let _ = was;\n            self.replace(Attached::On(new));",
+        )],
+    ),
+    mutation(
+        "an uncertain device lets go of its old domain",
+        "iommu-core/src/member.rs",
+        &[(
+            "            Self::On(old) => Some(old),\n            Self::Uncertain { old, new: earlier }",
+            "            Self::On(_) => None,\n            Self::Uncertain { old, new: earlier }",
+        )],
+    ),
+    mutation(
+        "streams of a device that could not be parked are free",
+        "iommu-core/src/registry.rs",
+        &[(
+            "            used.lost |= !clean;",
+            "            let _ = clean;",
+        )],
+    ),
+    mutation(
+        "the backend forgets a device that could not be parked",
+        "iommu-core/src/iommu.rs",
+        &[(
+            "                quarantine(core::slice::from_mut(&mut member));\n                core::mem::forget(member);",
+            "                member.instance().clone().ops.release(&mut member);",
+        )],
+    ),
+    mutation(
+        "PASIDs stay attached at a release",
+        "iommu-core/src/iommu.rs",
+        &[(
+            "            block_all_pasids(self, &mut member)\n                .and(",
+            "            Ok(()).and(",
+        )],
+    ),
+    mutation(
+        "leaving a domain keeps its page faults on",
+        "iommu-core/src/transaction.rs",
+        &[(
+            "        member.drop_faults(old);\n    }\n    if let",
+            "        let _ = old;\n    }\n    if let",
+        )],
+    ),
+    mutation(
+        "a page request is answered each time",
+        "iommu-core/src/fault.rs",
+        &[(
+            "if !self.answered.swap(true, Ordering::AcqRel) {",
+            "if !self.answered.swap(true, Ordering::AcqRel) || true {",
+        )],
+    ),
+    mutation(
+        "leaving a domain leaves its page requests unanswered",
+        "iommu-core/src/transaction.rs",
+        &[(
+            "    member.answer_outstanding(slot, PageResponse::Invalid);",
+            "    let _ = PageResponse::Invalid;",
+        )],
+    ),
+    mutation(
+        "a claim goes ahead beside drivers",
+        "iommu-core/src/ownership.rs",
+        &[(
+            "if !matches!(state.owner, Owner::Nobody | Owner::Drivers(0)) {",
+            "if state.owner == Owner::Claimed {",
+        )],
+    ),
+    mutation(
+        "a claim leaves the group on its default domain",
+        "iommu-core/src/ownership.rs",
+        &[(
+            "        state.attach(&self.shared, &blocked)?;\n        state.owner",
+            "        let _ = blocked;\n        state.owner",
+        )],
+    ),
+    mutation(
+        "a pinned device joins a claimed group",
+        "iommu-core/src/iommu.rs",
+        &[(
+            "if state.owner == Owner::Claimed && member.require_direct() {",
+            "if false && member.require_direct() {",
+        )],
+    ),
+    mutation(
+        "others attach a claimed group",
+        "iommu-core/src/group.rs",
+        &[(
+            "            Owner::Claimed => Err(Error::new(",
+            "            Owner::Claimed if true => Ok(()),\n            Owner::Claimed => Err(Error::new(",
+        )],
+    ),
+    mutation(
+        "a nested fence ends the outer one",
+        "iommu-core/src/fence.rs",
+        &[("        member.fences += 1;", "        member.fences = 1;")],
+    ),
+    mutation(
+        "a device that is being reset can be attached",
+        "iommu-core/src/group.rs",
+        &[(
+            "        match self.members.iter().find(|member| member.fences > 0) {",
+            "        match self.members.iter().take(0).find(|member| member.fences > 0) {",
+        )],
+    ),
+    mutation(
+        "a device stays parked after its reset",
+        "iommu-core/src/fence.rs",
+        &[(
+            "        restore(&self.group.shared, state, at).map_err(Failure::into_error)",
+            "        let _ = at;\n        Ok(())",
+        )],
+    ),
+    mutation(
+        "a reset leaves the device's ATS on",
+        "iommu-core/src/fence.rs",
+        &[(
+            "if let Err(error) = member.control().set_ats(false) {",
+            "if let Err(error) = member.control().set_ats(true) {",
+        )],
+    ),
+    mutation(
+        "the first of two devices parks the stream they share",
+        "iommu-core/src/iommu.rs",
+        &[(
+            "        member.keep_streams(|stream| !others.iter().any(|other| other.presents(*stream)));",
+            "        let _ = others;",
+        )],
+    ),
+    mutation(
+        "a PASID is published before all devices have it",
+        "iommu-core/src/pasid.rs",
+        &[(
+            "        if !matches!(&result, Err(Failure::Prepare(_))) {\n            match at",
+            "        if true {\n            match at",
+        )],
+    ),
+    mutation(
+        "a shared direct mapping goes with the first device",
+        "iommu-core/src/direct.rs",
+        &[(
+            "if entry.users.load(Ordering::Acquire) == 1 {",
+            "if entry.users.load(Ordering::Acquire) >= 1 {",
+        )],
+    ),
+    mutation(
+        "a pinned range can be unmapped",
+        "iommu-core/src/domain.rs",
+        &[(
+            "        let (ops, range) = self.check(iova, len)?;\n        if self.direct.overlaps(range) {\n            return Err(Error::new(\n                ErrorKind::NotPermitted",
+            "        let (ops, range) = self.check(iova, len)?;\n        if false && self.direct.overlaps(range) {\n            return Err(Error::new(\n                ErrorKind::NotPermitted",
+        )],
+    ),
+    mutation(
+        "memory comes back though its unmap was not confirmed",
+        "iommu-core/src/domain.rs",
+        &[(
+            "                self.domain.leak(&block);\n",
+            "                let _ = &block;\n",
+        )],
+    ),
+    mutation(
+        "a tag returns though the TLB may hold it",
+        "arm-smmu-v3/src/domain.rs",
+        &[(
+            "                    Tables::Stage1 { table, cd, .. } => {\n",
+            "                    Tables::Stage1 { table, cd, asid } => {\n                        self.smmu.asids.free(*asid);\n",
+        )],
+    ),
+    mutation(
+        "tables come back though their invalidation was not confirmed",
+        "arm-smmu-v3/src/domain.rs",
+        &[(
+            "                unlinked.leak();\n",
+            "                drop(unlinked);\n",
+        )],
+    ),
+    mutation(
+        "the SMMU aborts before firmware's streams are open",
+        "arm-smmu-v3/src/reset.rs",
+        &[("        if !stays_open {\n", "        if true {\n")],
+    ),
+    mutation(
+        "the SMMU passes everything when translation is off",
+        "arm-smmu-v3/src/reset.rs",
+        &[(
+            "        if stays_open {\n            hardware.set_gbpa_abort(true)?;\n        }",
+            "        let _ = stays_open;",
+        )],
+    ),
+    mutation(
+        "firmware's streams are not opened",
+        "arm-smmu-v3/src/reset.rs",
+        &[(
+            "                    Ok(_) => self.streams.store(stream, 0..WORDS, &bypass),",
+            "                    Ok(_) => { let _ = (WORDS, &bypass); }",
+        )],
+    ),
+    mutation(
+        "translated traffic is not checked",
+        "arm-smmu-v3/src/reset.rs",
+        &[(".with_atschk(self.features.ats)", ".with_atschk(false)")],
+    ),
+    mutation(
+        "memory of a stuck SMMU comes back",
+        "arm-smmu-v3/src/smmu.rs",
+        &[(
+            "            self.leak();\n        }\n    }",
+            "        }\n    }",
+        )],
+    ),
 ];

@@ -1,0 +1,284 @@
+//! The SMMU dies, or misses one deadline, at every wait of a whole life: of bring-up, of a group of
+//! four devices, of their attaches, mappings and releases, on both stages.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use arm_smmu_v3::{ArmSmmuV3, Config};
+use iommu_core::{
+    Attached, BasicPlatform, Device, DeviceInfo, DmaBlock, ErrorKind, Iommu, IommuConfig, Iova,
+    MappedBlock, NoControl, PagingConfig, PhysAddr, Prot, RegisterBank, Result, Stage,
+};
+use mock_hw::smmuv3::{ModelBank, ModelConfig};
+use mock_hw::{Access, MockMemory, Outcome};
+use tests::machine::Machine;
+use tests::model::ModelMachine;
+
+const RW: Prot = Prot::READ.union(Prot::WRITE);
+const STREAMS: [u32; 4] = [0x10, 0x210, 0x211, 0x410];
+/// Where each of two domains maps its buffer.
+const AT: [u64; 2] = [0x40_0000, 0x80_0000];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Failure {
+    /// It does nothing any more.
+    Dies,
+    /// It does what it was told only when it is told the next thing.
+    IsLate,
+}
+
+/// Registers that the driver waits on after writing them: CR0, GBPA, IRQ_CTRL and CMDQ_PROD.
+const WAITED_FOR: [usize; 4] = [0x20, 0x44, 0x50, 0x98];
+
+/// The model's registers, which fail at the n-th write that is waited for.
+#[derive(Clone)]
+struct Mortal {
+    inner: ModelBank,
+    writes: Arc<AtomicUsize>,
+    at: usize,
+    failure: Failure,
+}
+
+impl Mortal {
+    fn is_dead(&self) -> bool {
+        self.failure == Failure::Dies && self.writes.load(Relaxed) > self.at
+    }
+}
+
+impl RegisterBank for Mortal {
+    fn len(&self) -> usize {
+        self.inner.len()
+    }
+    fn read32(&self, offset: usize) -> u32 {
+        self.inner.read32(offset)
+    }
+    fn write32(&self, offset: usize, value: u32) {
+        if WAITED_FOR.contains(&offset) {
+            let n = self.writes.fetch_add(1, Relaxed);
+            if n == self.at {
+                return;
+            }
+        }
+        if !self.is_dead() {
+            self.inner.write32(offset, value);
+        }
+    }
+    fn read64(&self, offset: usize) -> u64 {
+        self.inner.read64(offset)
+    }
+    fn write64(&self, offset: usize, value: u64) {
+        if !self.is_dead() {
+            self.inner.write64(offset, value);
+        }
+    }
+}
+
+struct Life<'a> {
+    machine: &'a ModelMachine,
+    secret: DmaBlock<MockMemory>,
+    failed: Option<ErrorKind>,
+}
+
+impl Life<'_> {
+    /// Notes how a step ended; after the first failure others may follow.
+    fn step<T>(&mut self, what: &str, result: Result<T>) -> Option<T> {
+        self.attack(what);
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let expected = matches!(
+                    error.kind(),
+                    ErrorKind::IommuTimedOut | ErrorKind::Busy | ErrorKind::Internal
+                );
+                assert!(
+                    expected && error.kind() != ErrorKind::Internal,
+                    "{what}: {error}"
+                );
+                self.failed.get_or_insert(error.kind());
+                None
+            }
+        }
+    }
+
+    /// No device ever reaches what was never mapped for it.
+    fn attack(&self, what: &str) {
+        let secret = self.secret.addr().0;
+        for stream in STREAMS {
+            for iova in [secret, 0, 0x1000, AT[0] + 0x1000, AT[1] + 0x1000] {
+                let outcome = self
+                    .machine
+                    .model()
+                    .transact(stream, None, iova, Access::Write);
+                let started = self.machine.platform().bank.read32(0x44) & 1 << 20 != 0;
+                assert!(
+                    !started || !matches!(outcome, Outcome::Translated(_)),
+                    "{what}: stream {stream:#x} reaches {iova:#x}"
+                );
+            }
+        }
+        assert_eq!(self.machine.memory().violations(), [""; 0], "{what}");
+    }
+
+    fn reaches(&self, stream: u32, at: u64) -> Option<PhysAddr> {
+        match self
+            .machine
+            .model()
+            .transact(stream, None, at, Access::Write)
+        {
+            Outcome::Translated(phys) => Some(phys),
+            _ => None,
+        }
+    }
+}
+
+/// Returns how many waits there were, and whether everything went well.
+fn life(stage: Stage, at: usize, failure: Failure) -> (usize, bool) {
+    let machine = ModelMachine::new(ModelConfig::default(), 1);
+    let memory = machine.memory();
+    let secret = DmaBlock::new(&memory, 4096, 4096, "a secret").unwrap();
+    let writes = Arc::new(AtomicUsize::new(0));
+    let BasicPlatform {
+        bank: inner,
+        memory,
+        clock,
+    } = machine.platform();
+    clock.set_step(Duration::from_millis(50));
+    let bank = Mortal {
+        inner,
+        writes: writes.clone(),
+        at,
+        failure,
+    };
+    let platform = BasicPlatform {
+        bank,
+        memory,
+        clock,
+    };
+    let mut life = Life {
+        machine: &machine,
+        secret,
+        failed: None,
+    };
+    run(&mut life, platform, stage);
+    life.attack("at the end");
+    let ok = life.failed.is_none();
+    drop(life);
+    if at == usize::MAX {
+        assert_eq!(machine.memory().allocated(), 0);
+    }
+    assert_eq!(machine.memory().violations(), [""; 0]);
+    (writes.load(Relaxed), ok)
+}
+
+fn run(
+    life: &mut Life<'_>,
+    platform: BasicPlatform<Mortal, MockMemory, mock_hw::MockClock>,
+    stage: Stage,
+) {
+    let memory = platform.memory.clone();
+    let smmu = ArmSmmuV3::probe(platform, Config::default());
+    let Some(smmu) = life.step("bring-up", smmu) else {
+        return;
+    };
+    let paging = PagingConfig {
+        stage,
+        ..PagingConfig::default()
+    };
+    let config = IommuConfig {
+        paging,
+        ..IommuConfig::default()
+    };
+    let iommu: Iommu = Iommu::with_config(smmu, config).unwrap();
+    let mut devices: Vec<Device> = Vec::new();
+    for stream in STREAMS {
+        let info = DeviceInfo::new("one of four")
+            .streams([stream])
+            .group("four");
+        let device = iommu.add_device(info, Arc::new(NoControl));
+        devices.extend(life.step("add", device));
+    }
+    let Some(first) = devices.first() else { return };
+    let group = first.group().clone();
+    let mut mapped: Vec<MappedBlock<MockMemory>> = Vec::new();
+    for at in AT {
+        let domain = iommu.paging_domain(&paging);
+        let Some(domain) = life.step("domain", domain) else {
+            continue;
+        };
+        let block = DmaBlock::new(&memory, 4096, 4096, "a buffer").unwrap();
+        let result = domain
+            .map_block(Iova(at), block, RW)
+            .map_err(|(error, _)| error);
+        mapped.extend(life.step("map", result));
+        let attached = life.step("attach", group.attach(&domain)).is_some();
+        for device in &devices {
+            let on = device.attached();
+            match &on {
+                Attached::On(on) => assert!(!attached || Arc::ptr_eq(on, &domain)),
+                Attached::Uncertain { .. } => assert!(!attached, "an attach that succeeded"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    // What a device reaches is what it was given, by one domain or the other.
+    for stream in STREAMS {
+        for (at, mapped) in AT.iter().zip(&mapped) {
+            let reached = life.reaches(stream, *at);
+            assert!(reached.is_none_or(|phys| phys == mapped.block().addr()));
+        }
+    }
+    for mapped in mapped {
+        let (at, addr) = (mapped.iova().0, mapped.block().addr());
+        let block = life.step("unmap", mapped.unmap());
+        for stream in STREAMS {
+            let reached = life.reaches(stream, at);
+            assert!(
+                block.is_none() || reached.is_none(),
+                "given back, and reached"
+            );
+            assert!(reached.is_none_or(|phys| phys == addr));
+        }
+    }
+    for device in devices {
+        life.step("release", device.release());
+    }
+}
+
+fn every_wait(stage: Stage, failure: Failure) {
+    let (waits, ok) = life(stage, usize::MAX, failure);
+    assert!(ok && waits > 20, "{waits} waits");
+    let mut failures = 0;
+    for at in 0..waits {
+        let (_, ok) = life(stage, at, failure);
+        failures += usize::from(!ok);
+    }
+    // Those that cannot be: three domains and the SMMU itself end in destructors, with six waits,
+    // which log; and a few writes change nothing, so that nothing is missing without them.
+    assert!(
+        failures + 10 >= waits,
+        "{failures} of {waits} failures were reported"
+    );
+}
+
+#[test]
+fn an_smmu_may_die_at_any_wait_of_stage_1() {
+    every_wait(Stage::First, Failure::Dies);
+}
+
+#[test]
+fn an_smmu_may_die_at_any_wait_of_stage_2() {
+    every_wait(Stage::Second, Failure::Dies);
+}
+
+#[test]
+fn an_smmu_may_be_late_at_any_wait_of_stage_1() {
+    every_wait(Stage::First, Failure::IsLate);
+}
+
+#[test]
+fn an_smmu_may_be_late_at_any_wait_of_stage_2() {
+    every_wait(Stage::Second, Failure::IsLate);
+}
