@@ -7,7 +7,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::addr::{Iova, StreamId};
-use crate::domain::{DomainRef, MappedBlock, Prot};
+use crate::domain::{DomainRef, MapBlockError, MappedBlock, Prot};
 use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::fence::ResetFence;
 use crate::group::Group;
@@ -238,7 +238,7 @@ impl<L: RawLock> Device<L> {
         iova: Iova,
         block: DmaBlock<M>,
         prot: Prot,
-    ) -> core::result::Result<MappedBlock<M>, (Error, Option<DmaBlock<M>>)> {
+    ) -> core::result::Result<MappedBlock<M>, MapBlockError<M>> {
         if self.deferred.load(Ordering::Acquire) {
             let attached = match context {
                 Context::MayBlock => self.attach_now(),
@@ -249,14 +249,20 @@ impl<L: RawLock> Device<L> {
                 .of(Culprit::Device(self.info.shared_name()))),
             };
             if let Err(error) = attached {
-                return Err((error, Some(block)));
+                return Err(MapBlockError {
+                    error,
+                    block: Some(block),
+                });
             }
         }
         match self.domain() {
             Some(domain) => domain.map_block(iova, block, prot),
             None => {
                 let none = Error::new(ErrorKind::Unsupported, "the group is on no domain");
-                Err((none, Some(block)))
+                Err(MapBlockError {
+                    error: none,
+                    block: Some(block),
+                })
             }
         }
     }
@@ -283,7 +289,7 @@ impl<L: RawLock> Device<L> {
     /// # Errors
     ///
     /// The park failed: the hardware did not answer. Everything it might go on using stays
-    /// allocated, and the device's streams cannot be added again.
+    /// allocated, the IOMMU's driver included, and the device's streams cannot be added again.
     pub fn release(mut self) -> Result<Rest> {
         self.released = true;
         self.group.shared.release(&self)

@@ -383,23 +383,19 @@ impl Domain {
         iova: Iova,
         block: DmaBlock<M>,
         prot: Prot,
-    ) -> core::result::Result<MappedBlock<M>, (Error, Option<DmaBlock<M>>)> {
+    ) -> core::result::Result<MappedBlock<M>, MapBlockError<M>> {
         match self.try_map(iova, block.addr(), block.size() as u64, prot) {
             Ok(()) => Ok(MappedBlock {
                 domain: self.clone(),
                 iova,
                 block: Some(block),
             }),
-            Err(NotMapped {
-                error,
-                undone: true,
-            }) => Err((error, Some(block))),
-            Err(NotMapped {
-                error,
-                undone: false,
-            }) => {
-                self.leak(&block);
-                Err((error, None))
+            Err(NotMapped { error, undone }) => {
+                if !undone {
+                    self.leak(&block);
+                }
+                let block = undone.then_some(block);
+                Err(MapBlockError { error, block })
             }
         }
     }
@@ -426,6 +422,38 @@ impl fmt::Debug for Domain {
         write!(f, "Domain({:?} at {:p})", self.kind, self)
     }
 }
+
+/// A block that was not mapped.
+pub struct MapBlockError<M: DmaMemory> {
+    /// Why.
+    pub error: Error,
+    /// The block, unless devices may go on reaching it.
+    pub block: Option<DmaBlock<M>>,
+}
+
+impl<M: DmaMemory> From<MapBlockError<M>> for Error {
+    /// The reason. The block is given back to its memory.
+    fn from(failed: MapBlockError<M>) -> Self {
+        failed.error
+    }
+}
+
+impl<M: DmaMemory> fmt::Debug for MapBlockError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapBlockError")
+            .field("error", &self.error)
+            .field("block", &self.block)
+            .finish()
+    }
+}
+
+impl<M: DmaMemory> fmt::Display for MapBlockError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<M: DmaMemory> core::error::Error for MapBlockError<M> {}
 
 /// A block of memory that devices reach at [`iova`](Self::iova). Dropping it unmaps it; forgetting
 /// it leaves the memory mapped and allocated for good, which is harmless.

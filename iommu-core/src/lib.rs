@@ -29,7 +29,9 @@ mod transaction;
 
 pub use addr::{AddrRange, Iova, Pasid, PhysAddr, StreamId};
 pub use device::{Context, Device, DeviceInfo, Rest};
-pub use domain::{Domain, DomainKind, DomainRef, Geometry, MapError, MappedBlock, PagingOps, Prot};
+pub use domain::{
+    Domain, DomainKind, DomainRef, Geometry, MapBlockError, MapError, MappedBlock, PagingOps, Prot,
+};
 pub use error::{Culprit, Error, ErrorKind, Result};
 pub use fault::{Fault, FaultHandler, PageRequest, PageResponse};
 pub use fence::ResetFence;

@@ -153,9 +153,7 @@ impl<M: Machine> Tour<'_, M> {
         let master = self.nic;
         let domain = nic.domain().ok_or("no default domain")?;
         let block = DmaBlock::new(&self.memory, 8192, 4096, "a buffer")?;
-        let mapped = domain
-            .map_block(Iova(0x1_0000), block, RW)
-            .map_err(|(error, _)| error)?;
+        let mapped = domain.map_block(Iova(0x1_0000), block, RW)?;
         writeln!(
             self.out,
             "   8192 bytes of memory are mapped at IOVA {}",

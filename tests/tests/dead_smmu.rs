@@ -7,7 +7,8 @@ use std::sync::Arc;
 use arm_smmu_v3::{ArmSmmuV3, Config, ShutdownPolicy};
 use iommu_core::{
     Attached, BasicPlatform, Culprit, DefaultDomain, Device, DeviceInfo, DmaBlock, DomainRef,
-    ErrorKind, Iommu, IommuConfig, Iova, NoControl, PagingConfig, Prot, Rest, StreamId,
+    ErrorKind, Iommu, IommuConfig, Iova, MapBlockError, NoControl, PagingConfig, Prot, Rest,
+    StreamId,
 };
 use mock_hw::smmuv3::{AckRegister, ModelBank, ModelConfig, StreamConfig};
 use mock_hw::{MockClock, MockMemory, Outcome};
@@ -358,17 +359,17 @@ fn a_mapping_that_fails_half_way_and_cannot_be_undone_keeps_its_block() {
         .unwrap();
     machine.memory().fail_allocation(Some(0));
     machine.model().freeze_commands(true);
-    let (error, given_back) = domain.map_block(Iova(0x1f_f000), block, RW).unwrap_err();
+    let MapBlockError { error, block } = domain.map_block(Iova(0x1f_f000), block, RW).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::IommuTimedOut);
-    assert!(given_back.is_none() && domain.leaked_bytes() == 0x2000);
+    assert!(block.is_none() && domain.leaked_bytes() == 0x2000);
     machine.model().freeze_commands(false);
     drop(kept);
 
     let block = DmaBlock::new(&machine.memory(), 0x2000, 0x1000, "a buffer").unwrap();
     machine.memory().fail_allocation(Some(0));
-    let (error, given_back) = domain.map_block(Iova(0x3f_f000), block, RW).unwrap_err();
+    let MapBlockError { error, block } = domain.map_block(Iova(0x3f_f000), block, RW).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
-    assert_eq!(given_back.unwrap().size(), 0x2000);
+    assert_eq!(block.unwrap().size(), 0x2000);
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn what_is_pinned_can_be_neither_unmapped_nor_taken() {
         let map = domain
             .map_block(Iova(BASE + start), block, Prot::READ)
             .unwrap_err();
-        assert_eq!(map.0.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(map.error.kind(), ErrorKind::AlreadyExists);
     }
     let other = iommu.paging_domain(&PagingConfig::default()).unwrap();
     device.attach(&other).unwrap();

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use arm_smmu_v3::{ArmSmmuV3, Config};
 use iommu_core::{
-    Attached, BasicPlatform, Device, DeviceInfo, DmaBlock, ErrorKind, Iommu, IommuConfig, Iova,
-    MappedBlock, NoControl, PagingConfig, PhysAddr, Prot, RegisterBank, Result, Stage,
+    Attached, BasicPlatform, Device, DeviceInfo, DmaBlock, Error, ErrorKind, Iommu, IommuConfig,
+    Iova, MappedBlock, NoControl, PagingConfig, PhysAddr, Prot, RegisterBank, Result, Stage,
 };
 use mock_hw::smmuv3::{ModelBank, ModelConfig};
 use mock_hw::{Access, MockMemory, Outcome};
@@ -209,9 +209,7 @@ fn run(
             continue;
         };
         let block = DmaBlock::new(&memory, 4096, 4096, "a buffer").unwrap();
-        let result = domain
-            .map_block(Iova(at), block, RW)
-            .map_err(|(error, _)| error);
+        let result = domain.map_block(Iova(at), block, RW).map_err(Error::from);
         mapped.extend(life.step("map", result));
         let attached = life.step("attach", group.attach(&domain)).is_some();
         for device in &devices {

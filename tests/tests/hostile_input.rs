@@ -57,9 +57,7 @@ fn life(machine: &ModelMachine, format: StreamTableFormat, stage: Stage) -> Resu
     )?;
     let domain = nic.domain().expect("a default domain");
     let buffer = DmaBlock::new(&memory, 0x40_0000, 0x20_0000, "a buffer")?;
-    let mapped = domain
-        .map_block(Iova(0x1f_f000), buffer, RW)
-        .map_err(|(error, _)| error)?;
+    let mapped = domain.map_block(Iova(0x1f_f000), buffer, RW)?;
     assert!(reaches(machine, PLAIN, 0x1f_f000));
     mapped.unmap()?;
     gpu.attach(&iommu.paging_domain(&paging)?)?;

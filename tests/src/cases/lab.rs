@@ -255,7 +255,7 @@ impl<M: Machine> Lab<M> {
         let block = DmaBlock::new(&self.memory(), 4096, 4096, "a case's page").unwrap();
         domain
             .map_block(Iova(iova), block, RW)
-            .map_err(|(error, _)| error)
+            .map_err(iommu_core::Error::from)
             .unwrap()
     }
 
