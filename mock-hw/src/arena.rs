@@ -32,7 +32,8 @@ impl Arena {
     /// The room for that is asked for, not touched: it costs address space only.
     pub(crate) fn zeroed(base: u64, size: usize) -> Self {
         let align = size.next_power_of_two();
-        let layout = Layout::from_size_align(size + align, 0x1000).expect("an arena fits memory");
+        // With no more alignment than `calloc` has, nobody clears what the system gave zeroed.
+        let layout = Layout::from_size_align(size + align, 16).expect("an arena fits memory");
         // SAFETY: the size is not zero.
         let allocation = unsafe { alloc_zeroed(layout) };
         let Some(allocation) = NonNull::new(allocation) else {

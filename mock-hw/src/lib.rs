@@ -3,6 +3,7 @@
 //! - [`MockMemory`]: DMA memory with physical addresses, that checks how it is used;
 //! - [`MockClock`]: time that passes only when somebody waits;
 //! - [`bank`]: register banks that are mocked, recorded, or plain storage;
+//! - [`fault`]: a register bank that breaks as a test wants it to;
 //! - [`smmuv3`]: a model of an SMMUv3 with a TLB and a configuration cache;
 //! - [`DmaDevice`]: a device that does DMA through a model.
 //!
@@ -27,8 +28,10 @@
 
 mod arena;
 pub mod bank;
+mod chance;
 mod clock;
 mod device;
+pub mod fault;
 mod ledger;
 mod memory;
 mod ops;

@@ -265,6 +265,24 @@ impl MockMemory {
         Ok(())
     }
 
+    /// Flips bits of a word, as memory that fails does: for the CPU and for hardware, whoever owns
+    /// the word. No hook is called, and nothing is noted.
+    ///
+    /// # Panics
+    ///
+    /// Where `addr` is not a multiple of 8, or not in the arena.
+    pub fn corrupt_word(&self, addr: PhysAddr, flip: u64) {
+        let offset = addr.0.wrapping_sub(self.base.0);
+        assert!(
+            addr.is_aligned(8) && offset < self.size() as u64,
+            "there is no word at {addr}"
+        );
+        if let Some(stale) = locked(&self.shared.stale).get_mut(&addr.0) {
+            *stale ^= flip;
+        }
+        self.word(addr).fetch_xor(flip.to_le(), Ordering::AcqRel);
+    }
+
     fn check(&self, addr: PhysAddr, len: usize, verb: &str) -> Result<(), BusError> {
         locked(&self.shared.ledger)
             .check(addr.0, len as u64, verb)

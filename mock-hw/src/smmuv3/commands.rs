@@ -6,7 +6,8 @@ use iommu_core::PhysAddr;
 
 use super::State;
 use super::bits::{address, bit, field, id, mask, span};
-use super::registers::{CR0_CMDQEN, CR0_SMMUEN, GERROR_CMDQ, GERROR_MSI_CMDQ_ABT};
+use super::order::Pending;
+use super::registers::{CR0_SMMUEN, GERROR_MSI_CMDQ_ABT};
 use super::structures::Cfgi;
 use super::tlb::{Space, Tlbi};
 
@@ -21,12 +22,6 @@ pub(super) enum CommandError {
     AtcTimeout = 3,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Pending {
-    Tlbi(Tlbi),
-    Cfgi(Cfgi),
-}
-
 /// The consumer's state, and what tests want to know and to break.
 #[derive(Default)]
 pub(super) struct Commands {
@@ -38,73 +33,21 @@ pub(super) struct Commands {
     pub(super) confused: bool,
     pub(super) fail_in: Option<usize>,
     pub(super) ignore: Option<Ignore>,
+    /// Whether it picked the command at hand.
+    pub(super) ignoring: bool,
+    /// How often CMDQ_CONS has to be read until commands are consumed.
+    pub(super) lag: usize,
+    /// Somebody consumes commands right now.
+    pub(super) consuming: bool,
     pub(super) dead_atcs: HashSet<u32>,
     /// Invalidations that nothing has waited for.
-    pending: Vec<Pending>,
+    pub(super) pending: Vec<Pending>,
     /// Streams whose ATC was asked to invalidate since the last CMD_SYNC.
     atcs: HashSet<u32>,
 }
 
 impl State {
-    pub(super) fn write_cmdq_prod(&mut self, value: u32) {
-        let value = value & 0xf_ffff;
-        let bits = self.command_queue().1;
-        let used = |prod: u32| u64::from(prod.wrapping_sub(self.regs.cmdq_cons)) & mask(bits + 1);
-        let (before, after) = (used(self.regs.cmdq_prod), used(value));
-        let error = self.regs.is_active(GERROR_CMDQ);
-        self.regs.cmdq_prod = value;
-        if self.regs.cr0ack & CR0_CMDQEN == 0 {
-            return;
-        }
-        if after > 1 << bits || after < before && !error {
-            self.violation(format!(
-                "CMDQ_PROD was moved to {value:#x}, past full or back"
-            ));
-            self.commands.confused = true;
-        }
-        self.run_commands();
-    }
-
-    /// Consumes commands as long as that is possible (4.1.2).
-    pub(super) fn run_commands(&mut self) {
-        let mut batch = 0;
-        while self.regs.cr0ack & CR0_CMDQEN != 0
-            && !self.commands.frozen
-            && !self.commands.confused
-            && !self.regs.is_active(GERROR_CMDQ)
-        {
-            let (base, bits) = self.command_queue();
-            let (prod, cons) = (
-                u64::from(self.regs.cmdq_prod),
-                u64::from(self.regs.cmdq_cons),
-            );
-            if (prod ^ cons) & mask(bits + 1) == 0 {
-                break;
-            }
-            let at = base.wrapping_add((cons & mask(bits)) * 16);
-            match self.consume(at) {
-                Ok(()) => {
-                    let next = u32::try_from((cons + 1) & mask(bits + 1)).unwrap_or(0);
-                    self.regs.cmdq_cons = self.regs.cmdq_cons & 0x7f00_0000 | next;
-                    batch += 1;
-                }
-                Err(error) => {
-                    let index = self.regs.cmdq_cons & 0xf_ffff;
-                    self.regs.cmdq_cons = index | (error as u32) << 24;
-                    self.regs.activate(GERROR_CMDQ);
-                }
-            }
-        }
-        self.commands.max_batch = self.commands.max_batch.max(batch);
-    }
-
-    fn consume(&mut self, at: u64) -> Result<(), CommandError> {
-        let word = |at| {
-            self.memory
-                .read_word(PhysAddr(at))
-                .map_err(|_| CommandError::Abort)
-        };
-        let command = [word(at)?, word(at.wrapping_add(8))?];
+    pub(super) fn take_command(&mut self, command: &[u64; 2]) -> Result<(), CommandError> {
         if let Some(left) = &mut self.commands.fail_in {
             if *left == 0 {
                 self.commands.fail_in = None;
@@ -112,18 +55,12 @@ impl State {
             }
             *left -= 1;
         }
-        let before = self.commands.pending.len();
-        self.execute(&command)?;
         let opcode = command[0].to_le_bytes()[0];
-        if self
-            .commands
-            .ignore
-            .as_ref()
-            .is_some_and(|ignore| ignore(opcode))
-        {
-            self.commands.pending.truncate(before);
-        }
-        self.commands.log.push(command);
+        let ignore = self.commands.ignore.as_ref();
+        self.commands.ignoring = ignore.is_some_and(|ignore| ignore(opcode));
+        self.execute(command)?;
+        self.check_command(command);
+        self.commands.log.push(*command);
         Ok(())
     }
 
@@ -196,10 +133,6 @@ impl State {
         }
     }
 
-    fn push(&mut self, what: Pending) {
-        self.commands.pending.push(what);
-    }
-
     fn tlbi(&mut self, opcode: u32, command: &[u64; 2]) -> Result<(), CommandError> {
         let e2h = self.regs.cr2 & 1 != 0;
         let mut what = Tlbi::all((0x20..=0x23).contains(&opcode));
@@ -268,31 +201,19 @@ impl State {
         Ok(true)
     }
 
-    /// Completes all that was asked for, in the order that hurts most: commands between two
-    /// synchronisations have none (4.7.3), and hardware may walk tables at any time for any reason.
+    /// Completes all that was asked for.
     fn sync(&mut self, command: &[u64; 2]) -> Result<(), CommandError> {
         if !std::mem::take(&mut self.commands.atcs).is_disjoint(&self.commands.dead_atcs) {
             return Err(CommandError::AtcTimeout);
         }
-        let pending = std::mem::take(&mut self.commands.pending);
-        for what in &pending {
-            if let Pending::Tlbi(what) = what {
-                self.tlb.invalidate(what);
-            }
-        }
-        self.speculate();
-        for what in pending {
-            if let Pending::Cfgi(what) = what {
-                self.invalidate_config(what);
-            }
-        }
+        self.drain();
         self.commands.syncs += 1;
-        let msi = address(command, 119, 66);
-        if field(command, 13, 12) == 1 && self.config.idr0_bit(13) && msi != 0 {
+        if let Some(to) = self.message(command) {
             let data = field(command, 63, 32).to_le_bytes();
-            if self.memory.dma_write(PhysAddr(msi), &data).is_err() {
+            if self.memory.dma_write(PhysAddr(to), &data).is_err() {
                 self.regs.activate(GERROR_MSI_CMDQ_ABT);
             }
+            self.waits.message();
         }
         Ok(())
     }

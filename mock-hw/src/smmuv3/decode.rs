@@ -3,119 +3,9 @@
 use iommu_core::PhysAddr;
 
 use super::bits::{address, bit, field, id, span};
+use super::claims::{Signature, stage2_signature};
+use super::config::{Context, Stage1, Stage2, StreamConfig, Tables};
 use super::settings::{ModelConfig, size_bits};
-
-/// What an SMMU does with a stream's transactions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StreamConfig {
-    /// There is no valid entry: transactions fault.
-    Invalid,
-    /// Transactions are refused silently.
-    Abort,
-    /// Transactions pass untranslated.
-    Bypass,
-    /// Transactions are translated by stage 1.
-    Stage1 {
-        /// Stage 1.
-        stage1: Stage1,
-        /// `EATS`: what ATS the stream may do.
-        eats: u8,
-    },
-    /// Transactions are translated by stage 2.
-    Stage2 {
-        /// Stage 2.
-        stage2: Stage2,
-        /// `EATS`: what ATS the stream may do.
-        eats: u8,
-    },
-    /// Transactions are translated by stage 1, and the results by stage 2.
-    Nested {
-        /// Stage 1, with addresses that stage 2 translates.
-        stage1: Stage1,
-        /// Stage 2.
-        stage2: Stage2,
-        /// `EATS`: what ATS the stream may do.
-        eats: u8,
-    },
-}
-
-/// A stream's stage 1.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stage1 {
-    /// The VMID that tags its TLB entries.
-    pub vmid: u16,
-    /// `S1ContextPtr`: its context descriptor or a table of them; an intermediate address if nested.
-    pub context: PhysAddr,
-    /// `S1CDMax`: the power of two that is the number of context descriptors.
-    pub context_bits: u32,
-    /// `S1Fmt`: how that table is laid out.
-    pub format: u8,
-    /// `S1DSS`: what becomes of transactions without substream where substreams are in use.
-    pub default_substream: u8,
-    /// `S1STALLD`: whether stalls are forbidden.
-    pub stall_disabled: bool,
-    /// Whether TLB entries belong to the hypervisor's own regime (`STRW` is NS-EL2).
-    pub hypervisor: bool,
-    /// The descriptor of substream 0, if it is there and valid. Not looked up where nested.
-    pub descriptor: Option<Context>,
-}
-
-/// A context descriptor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Context {
-    /// The ASID that tags TLB entries.
-    pub asid: u16,
-    /// `ASET`: whether the ASID is apart from those of CPUs.
-    pub private_asid: bool,
-    /// The tables for addresses whose bit 55 is 0, if enabled.
-    pub low: Option<Tables>,
-    /// The tables for addresses whose bit 55 is 1, if enabled.
-    pub high: Option<Tables>,
-    /// `TBI0`, `TBI1`: whether the top byte of low and high addresses is ignored.
-    pub ignore_top_byte: [bool; 2],
-    /// `HAD0`, `HAD1`: whether limits in table descriptors are ignored.
-    pub ignore_table_limits: [bool; 2],
-    /// `AFFD`: whether the access flag is taken as set.
-    pub ignore_access_flag: bool,
-    /// `A`: whether a refused transaction sees an error.
-    pub abort: bool,
-    /// `R`: whether faults are recorded.
-    pub record: bool,
-    /// `S`: whether faulting transactions stall.
-    pub stall: bool,
-    /// `MAIR1` and `MAIR0`.
-    pub mair: u64,
-}
-
-/// A stream's stage 2.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stage2 {
-    /// The VMID that tags TLB entries.
-    pub vmid: u16,
-    /// The tables.
-    pub tables: Tables,
-    /// `S2AFFD`: whether the access flag is taken as set.
-    pub ignore_access_flag: bool,
-    /// `S2R`: whether faults are recorded.
-    pub record: bool,
-    /// `S2S`: whether faulting transactions stall.
-    pub stall: bool,
-}
-
-/// One tree of translation tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tables {
-    /// The first table, aligned to its size; several concatenated ones count as one.
-    pub root: PhysAddr,
-    /// The number of address bits that are translated.
-    pub input_bits: u32,
-    /// The number of address bits that may come out.
-    pub output_bits: u32,
-    /// The size of a page as a power of two.
-    pub granule_bits: u32,
-    /// The level of the first table, 0 to 3.
-    pub start_level: u32,
-}
 
 /// A valid stream table entry.
 pub(super) struct Ste {
@@ -126,6 +16,8 @@ pub(super) struct Ste {
     pub(super) eats: u8,
     /// `PRIVCFG`: whether transactions count as privileged.
     pub(super) privileged: bool,
+    /// What stage 2 translations depend on.
+    pub(super) signature: Signature,
 }
 
 impl Ste {
@@ -162,6 +54,7 @@ pub(super) fn stream_table_entry(ids: &ModelConfig, ste: &[u64; 8]) -> Checked<S
         stage2: None,
         eats: 0,
         privileged: false,
+        signature: stage2_signature(ste),
     };
     if !entry.passes {
         return Ok(entry);
@@ -174,6 +67,8 @@ pub(super) fn stream_table_entry(ids: &ModelConfig, ste: &[u64; 8]) -> Checked<S
         two && !ids.has_stage2(),
         "Config enables stage 2, which is not there",
     )?;
+    let strw = field(ste, 95, 94);
+    let strw_used = one && !two && ids.has_hyp();
     if ids.has_ats() && (one || two) {
         let (eats, stalls) = (id(ste, 93, 92), bit(ste, 185));
         let split = one && two && !stalls && !ids.idr0_bit(11);
@@ -182,10 +77,16 @@ pub(super) fn stream_table_entry(ids: &ModelConfig, ste: &[u64; 8]) -> Checked<S
             "EATS is split-stage where that cannot be",
         )?;
         illegal_if(eats == 0b01 && two && stalls, "EATS is 1 with S2S")?;
-        entry.eats = eats.to_le_bytes()[0];
+        let checked = eats == 0b11 && ids.idr3_bit(15);
+        illegal_if(checked && two && stalls, "EATS is 3 with S2S")?;
+        illegal_if(
+            checked && strw_used && strw != 0,
+            "EATS is 3 where the regime is not that of guests",
+        )?;
+        // Reserved, and as 0, without a device permission table.
+        let in_force = eats != 0b11 || checked;
+        entry.eats = if in_force { eats.to_le_bytes()[0] } else { 0 };
     }
-    let strw = field(ste, 95, 94);
-    let strw_used = one && !two && ids.has_hyp();
     illegal_if(strw_used && strw & 1 != 0, "STRW is reserved")?;
     let hypervisor = strw_used && strw == 0b10;
     let mut vmid = 0;
@@ -204,6 +105,12 @@ pub(super) fn stream_table_entry(ids: &ModelConfig, ste: &[u64; 8]) -> Checked<S
     if two {
         entry.stage2 = Some(stage2(ids, ste, vmid)?);
     }
+    // S1MPAM with MPAM: there is a structure of the virtual machine.
+    let vms = one && two && bit(ste, 90) && ids.idr3_bit(7);
+    illegal_if(
+        vms && address(ste, 375, 332) >> ids.output_bits() != 0,
+        "VMSPtr is out of range",
+    )?;
     Ok(entry)
 }
 
@@ -249,6 +156,7 @@ fn stage1(
         default_substream: field(ste, 65, 64).to_le_bytes()[0],
         stall_disabled,
         hypervisor,
+        permission_indirection: bit(ste, 88),
         descriptor: None,
     })
 }
@@ -261,6 +169,7 @@ fn stage2(ids: &ModelConfig, ste: &[u64; 8], vmid: u16) -> Checked<Stage2> {
         "no S2S where stalls are forced",
     )?;
     illegal_if(!bit(ste, 179), "S2AA64 is 0; that format is not modelled")?;
+    illegal_if(!ids.has_tables(), "64-bit tables are not supported")?;
     illegal_if(
         (bit(ste, 184) || bit(ste, 183)) && ids.httu() == 0,
         "S2HA or S2HD without HTTU",
@@ -269,6 +178,11 @@ fn stage2(ids: &ModelConfig, ste: &[u64; 8], vmid: u16) -> Checked<Stage2> {
         bit(ste, 183) && ids.httu() == 1,
         "S2HD where HTTU is the access flag only",
     )?;
+    illegal_if(
+        bit(ste, 187) && !bit(ste, 184) && ids.httu() == 3,
+        "S2HAFT without S2HA",
+    )?;
+    check_overlay(ids, ste)?;
     check_endian(ids, bit(ste, 180))?;
     let granule = low_granule(field(ste, 175, 174));
     illegal_if(!ids.has_granule(granule), "S2TG is not supported")?;
@@ -280,7 +194,7 @@ fn stage2(ids: &ModelConfig, ste: &[u64; 8], vmid: u16) -> Checked<Stage2> {
     )?;
     let output_bits = size_bits(field(ste, 178, 176)).min(ids.output_bits());
     let start_level = stage2_start(ids, field(ste, 167, 166), granule, 64 - size)?;
-    let root = address(ste, 247, 196);
+    let root = address(ste, 243, 196);
     illegal_if(root >> output_bits != 0, "S2TTB is out of range")?;
     let root = PhysAddr(root);
     let tables = Tables {
@@ -297,6 +211,22 @@ fn stage2(ids: &ModelConfig, ste: &[u64; 8], vmid: u16) -> Checked<Stage2> {
         record: bit(ste, 186),
         stall,
     })
+}
+
+/// The stage 2 permission overlay (5.2, S2POE), with 64-bit tables.
+fn check_overlay(ids: &ModelConfig, ste: &[u64; 8]) -> Checked {
+    if !ids.idr3_bit(20) || !bit(ste, 189) {
+        return Ok(());
+    }
+    illegal_if(!bit(ste, 188), "S2POE without S2PIE")?;
+    illegal_if(
+        ids.idr3_bit(3) && field(ste, 75, 72) != 0,
+        "S2POE with S2HWU",
+    )?;
+    let reserved = (448..512)
+        .step_by(4)
+        .any(|low| matches!(span(ste, low + 3, low), 0b0001 | 0b0101));
+    illegal_if(reserved, "S2POI is reserved")
 }
 
 /// The start level that SL0 selects, where the table there resolves at least one bit and at most four
@@ -364,6 +294,7 @@ pub(super) fn context(ids: &ModelConfig, stage1: &Stage1, cd: &[u64; 8]) -> Chec
         "no S where stalls are forced",
     )?;
     illegal_if(!bit(cd, 41), "AA64 is 0; that format is not modelled")?;
+    illegal_if(!ids.has_tables(), "64-bit tables are not supported")?;
     illegal_if(
         (bit(cd, 43) || bit(cd, 42)) && ids.httu() == 0,
         "HA or HD without HTTU",
@@ -372,6 +303,11 @@ pub(super) fn context(ids: &ModelConfig, stage1: &Stage1, cd: &[u64; 8]) -> Chec
         bit(cd, 42) && ids.httu() == 1,
         "HD where HTTU is the access flag only",
     )?;
+    illegal_if(
+        bit(cd, 67) && !bit(cd, 43) && ids.httu() == 3,
+        "HAFT without HA",
+    )?;
+    check_indirection(ids, stage1, cd)?;
     let asid = id(cd, 63, 48);
     let wide = asid > 0xff && !ids.idr0_bit(12) && !stage1.hypervisor;
     illegal_if(wide, "ASID has more than 8 bits")?;
@@ -397,13 +333,13 @@ pub(super) fn context(ids: &ModelConfig, stage1: &Stage1, cd: &[u64; 8]) -> Chec
             enabled[0],
             field(cd, 5, 0),
             low_granule(field(cd, 7, 6)),
-            address(cd, 119, 68),
+            address(cd, 115, 68),
         )?,
         high: half(
             enabled[1],
             field(cd, 21, 16),
             high_granule(field(cd, 23, 22)),
-            address(cd, 183, 132),
+            address(cd, 179, 132),
         )?,
         ignore_top_byte: [bit(cd, 38), bit(cd, 39)],
         ignore_table_limits: [had && bit(cd, 65), had && bit(cd, 129)],
@@ -413,6 +349,27 @@ pub(super) fn context(ids: &ModelConfig, stage1: &Stage1, cd: &[u64; 8]) -> Chec
         stall,
         mair: span(cd, 255, 192),
     })
+}
+
+/// The stage 1 permission indirection (5.4, PIIP and PIIU), with 64-bit tables.
+fn check_indirection(ids: &ModelConfig, stage1: &Stage1, cd: &[u64; 8]) -> Checked {
+    if !ids.idr3_bit(18) || !stage1.permission_indirection || !bit(cd, 187) {
+        return Ok(());
+    }
+    for at in (0..48u32).step_by(3) {
+        let three = |base: u32| span(cd, base + at + 2, base + at);
+        let (unprivileged, privileged) = (three(384), three(448));
+        let reserved = |value| matches!(value, 0b100 | 0b110);
+        illegal_if(reserved(privileged), "PIIP is reserved")?;
+        if !stage1.hypervisor {
+            illegal_if(reserved(unprivileged), "PIIU is reserved")?;
+            illegal_if(
+                privileged & 0b010 != 0 && unprivileged & 0b100 != 0,
+                "PIIP executes what PIIU writes",
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn stage1_tables(

@@ -98,30 +98,47 @@ impl Fault {
     }
 }
 
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// It is in the queue, or lost with a write that failed.
+    Done,
+    /// The queue is full.
+    Full,
+    /// The queue takes none.
+    Closed,
+}
+
 impl State {
-    /// Adds a record to the event queue, if that is writable (7.2.1).
+    /// Adds a record to the event queue, or drops it; where it is dropped since there is no room,
+    /// that is an overflow (7.4).
     pub(super) fn record(&mut self, event: [u64; 4]) {
+        let acknowledged = (self.regs.eventq_prod ^ self.regs.eventq_cons) & 1 << 31 == 0;
+        if self.try_record(event) == Recorded::Full && acknowledged {
+            self.regs.eventq_prod ^= 1 << 31;
+        }
+    }
+
+    /// Adds a record to the event queue, if that is writable (7.2.1).
+    pub(super) fn try_record(&mut self, event: [u64; 4]) -> Recorded {
         if self.regs.cr0ack & CR0_EVENTQEN == 0 || self.regs.is_active(GERROR_EVENTQ_ABT) {
-            return;
+            return Recorded::Closed;
         }
         let (base, bits) = self.event_queue();
         let (prod, cons) = (self.regs.eventq_prod, self.regs.eventq_cons);
         let index = u64::from(prod) & mask(bits + 1);
         if index ^ u64::from(cons) & mask(bits + 1) == 1 << bits {
-            let acknowledged = (prod ^ cons) & 1 << 31 == 0;
-            if acknowledged {
-                self.regs.eventq_prod ^= 1 << 31;
-            }
-            return;
+            return Recorded::Full;
         }
         let slot = base.wrapping_add((index & mask(bits)) * 32);
         for (at, word) in (slot..).step_by(8).zip(event) {
             if self.memory.write_word(PhysAddr(at), word).is_err() {
                 self.regs.activate(GERROR_EVENTQ_ABT);
-                return;
+                return Recorded::Done;
             }
         }
         let next = u32::try_from((index + 1) & mask(bits + 1)).unwrap_or(0);
         self.regs.eventq_prod = prod & 1 << 31 | next;
+        Recorded::Done
     }
 }

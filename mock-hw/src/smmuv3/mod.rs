@@ -4,24 +4,35 @@
 //! shares no definition with any driver. It is Non-secure only, with VMSAv8-64 tables of all three
 //! granules, and
 //!
-//! - caches stream table entries, context descriptors and their first levels, valid or not;
+//! - caches stream table entries, context descriptors and their first levels, valid or not, whole or
+//!   word by word;
 //! - caches translations and pointers to tables under their VMID and ASID until they are invalidated;
 //! - completes invalidations no earlier than the next CMD_SYNC. There it invalidates the TLB first,
 //!   refills it from what it translated lately, through configuration it may still have cached, and
-//!   drops that configuration last: commands between two CMD_SYNC have no order;
-//! - acknowledges a register only after it was asked once;
+//!   drops that configuration last: commands between two CMD_SYNC have no order. Or it does what
+//!   else it likes ([`Order`]);
+//! - acknowledges a register only after it was asked once, or often;
 //! - treats range and level of an invalidation as its smallest permitted scope.
 //!
 //! What silicon would answer with unpredictable behaviour is noted in
-//! [`violations`](SmmuModel::violations), and never panics. Not modelled: big-endian and AArch32
-//! tables, 52-bit addresses, hardware update of flags, a device's ATC, the PRI queue, MSIs other than
-//! that of CMD_SYNC.
+//! [`violations`](SmmuModel::violations), and never panics. So is what silicon leaves alone today:
+//! reserved bits, addresses that are not aligned, one tag for two sets of tables. Not modelled:
+//! big-endian, AArch32 and 128-bit tables, 52-bit addresses, hardware update of flags, permission
+//! indirection and overlays, NS-EL2 with E2H, VMID wildcards, a device's ATC, the PRI queue, MSIs other
+//! than that of CMD_SYNC.
 
 mod bits;
+mod claims;
 mod commands;
+mod config;
+mod control;
 mod decode;
 mod events;
+mod guards;
+mod order;
+mod queue;
 mod registers;
+mod reserved;
 mod settings;
 mod stall;
 mod structures;
@@ -37,22 +48,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iommu_core::{PhysAddr, RegisterBank};
 
-pub use self::decode::{Context, Stage1, Stage2, StreamConfig, Tables};
+pub use self::config::{Context, Stage1, Stage2, StreamConfig, Tables};
+pub use self::order::Order;
+pub use self::queue::CommandHook;
 pub use self::registers::AckRegister;
 pub use self::settings::ModelConfig;
 pub use crate::device::{Access, Outcome};
 
+use self::claims::Claims;
 use self::commands::Commands;
 use self::events::Transaction;
+use self::queue::Waits;
 use self::registers::{CR0_SMMUEN, GBPA_ABORT, Registers};
 use self::stall::Stalls;
 use self::structures::ConfigCache;
 use self::tlb::Tlb;
+use crate::chance::Chance;
 use crate::device::Translate;
 use crate::memory::MockMemory;
-
-/// How many pages translated lately are translated again at each CMD_SYNC.
-const RECENT: usize = 64;
 
 struct State {
     config: ModelConfig,
@@ -62,13 +75,27 @@ struct State {
     cache: ConfigCache,
     tlb: Tlb,
     stalls: Stalls,
+    claims: Claims,
+    waits: Waits,
+    chance: Chance,
+    hook: Option<CommandHook>,
+    /// Pages that were translated lately.
     recent: VecDeque<(u32, Option<u32>, u64)>,
+    /// Streams that were used lately.
+    streams: VecDeque<u32>,
     violations: Vec<String>,
 }
 
 impl State {
     fn violation(&mut self, what: String) {
         self.violations.push(what);
+    }
+
+    /// Notes something that hardware comes across again and again.
+    fn violation_once(&mut self, what: String) {
+        if !self.violations.contains(&what) {
+            self.violation(what);
+        }
     }
 
     fn transact(&mut self, mut t: Transaction) -> Outcome {
@@ -86,37 +113,6 @@ impl State {
             Err(stop) => self.refuse(&t, stop),
         }
     }
-
-    /// Notes a page that was translated, to do it again speculatively.
-    fn remember(&mut self, t: &Transaction) {
-        let page = (t.stream, t.substream, t.iova & !0xfff);
-        if self.recent.contains(&page) {
-            return;
-        }
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(page);
-    }
-
-    /// Translates again what was translated lately, as prefetching hardware may at any time. Nothing
-    /// is recorded.
-    fn speculate(&mut self) {
-        if self.regs.cr0ack & CR0_SMMUEN == 0 {
-            return;
-        }
-        for (stream, substream, iova) in self.recent.clone() {
-            let access = Access::Read;
-            let mut t = Transaction {
-                stream,
-                substream,
-                iova,
-                access,
-                privileged: false,
-            };
-            let _ = self.translate(&mut t);
-        }
-    }
 }
 
 /// A model of an SMMUv3; a clone is a handle to the same one.
@@ -132,13 +128,18 @@ impl SmmuModel {
     pub fn new(memory: MockMemory, config: ModelConfig) -> Self {
         let state = State {
             regs: Registers::new(&config),
+            chance: Chance::new(config.seed),
             config,
             memory: memory.clone(),
             commands: Commands::default(),
             cache: ConfigCache::default(),
             tlb: Tlb::default(),
             stalls: Stalls::default(),
+            claims: Claims::default(),
+            waits: Waits::default(),
+            hook: None,
             recent: VecDeque::new(),
+            streams: VecDeque::new(),
             violations: Vec::new(),
         };
         Self {
@@ -167,7 +168,9 @@ impl SmmuModel {
         iova: u64,
         access: Access,
     ) -> Outcome {
-        self.state().transact(Transaction {
+        let mut state = self.state();
+        state.moment();
+        state.transact(Transaction {
             stream,
             substream,
             iova,
@@ -209,89 +212,6 @@ impl SmmuModel {
     pub fn violations(&self) -> Vec<String> {
         self.state().violations.clone()
     }
-
-    /// The commands consumed since [`clear_commands`](Self::clear_commands).
-    #[must_use]
-    pub fn commands(&self) -> Vec<[u64; 2]> {
-        self.state().commands.log.clone()
-    }
-
-    /// Forgets the commands, the number of CMD_SYNC and the largest batch.
-    pub fn clear_commands(&self) {
-        let commands = &mut self.state().commands;
-        commands.log.clear();
-        (commands.syncs, commands.max_batch) = (0, 0);
-    }
-
-    /// The number of CMD_SYNC completed since [`clear_commands`](Self::clear_commands).
-    #[must_use]
-    pub fn syncs(&self) -> usize {
-        self.state().commands.syncs
-    }
-
-    /// The largest number of commands consumed at one go since
-    /// [`clear_commands`](Self::clear_commands).
-    #[must_use]
-    pub fn max_batch(&self) -> usize {
-        self.state().commands.max_batch
-    }
-
-    /// Withholds an acknowledgement, and with it the effect of what is written; or no more.
-    pub fn stick_ack(&self, register: AckRegister, stuck: bool) {
-        let mut state = self.state();
-        state.regs.stuck[register as usize] = stuck;
-        if !stuck {
-            state.acknowledge(register);
-        }
-    }
-
-    /// Stops consuming commands, or consumes those that have piled up.
-    pub fn freeze_commands(&self, frozen: bool) {
-        let mut state = self.state();
-        state.commands.frozen = frozen;
-        state.run_commands();
-    }
-
-    /// Takes one command for illegal: the `n`-th from this call on, counting from 0.
-    pub fn fail_command(&self, n: usize) {
-        self.state().commands.fail_in = Some(n);
-    }
-
-    /// Consumes commands whose opcode `ignore` picks without invalidating anything. `ignore` must not
-    /// use the model.
-    pub fn ignore_command(&self, ignore: Box<dyn Fn(u8) -> bool + Send>) {
-        self.state().commands.ignore = Some(ignore);
-    }
-
-    /// Lets a stream's device answer no ATC invalidation: the next CMD_SYNC after one fails with
-    /// CERROR_ATC_INV_SYNC. Or lets it answer again.
-    pub fn kill_atc(&self, stream: u32, dead: bool) {
-        let dead_atcs = &mut self.state().commands.dead_atcs;
-        if dead {
-            dead_atcs.insert(stream);
-        } else {
-            dead_atcs.remove(&stream);
-        }
-    }
-
-    /// Puts a record of any content into the event queue, if that is writable.
-    pub fn post_raw_event(&self, event: [u64; 4]) {
-        self.state().record(event);
-    }
-
-    /// Activates the global errors of these bits of `SMMU_GERROR`.
-    pub fn set_gerror(&self, bits: u32) {
-        let regs = &mut self.state().regs;
-        for bit in (0..32).map(|at| 1 << at).filter(|bit| bits & bit != 0) {
-            regs.activate(bit);
-        }
-    }
-
-    /// What became of the stalled transaction of this tag; `None` while it waits. Told once.
-    #[must_use]
-    pub fn resumed(&self, tag: u16) -> Option<Outcome> {
-        self.state().stalls.done.remove(&tag)
-    }
 }
 
 impl Translate for SmmuModel {
@@ -312,7 +232,8 @@ impl fmt::Debug for SmmuModel {
 
 /// The registers of an [`SmmuModel`]: two pages of 64 KiB.
 ///
-/// What writes cause is done when they return. An access out of bounds panics, as does one that is
+/// What writes cause is done when they return, as far as [`ModelConfig`] does not make it late. An
+/// access out of bounds panics, as does one that is
 /// not aligned.
 #[derive(Clone, Debug)]
 pub struct ModelBank {
@@ -326,6 +247,13 @@ impl ModelBank {
             "no register of {size} bytes at offset {offset:#x}"
         );
     }
+
+    fn access<T>(&self, access: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.model.state();
+        let value = access(&mut state);
+        self.model.consume(state);
+        value
+    }
 }
 
 impl RegisterBank for ModelBank {
@@ -335,21 +263,21 @@ impl RegisterBank for ModelBank {
 
     fn read32(&self, offset: usize) -> u32 {
         Self::check(offset, 4);
-        self.model.state().read32(offset)
+        self.access(|state| state.read32(offset))
     }
 
     fn write32(&self, offset: usize, value: u32) {
         Self::check(offset, 4);
-        self.model.state().write32(offset, value);
+        self.access(|state| state.write32(offset, value));
     }
 
     fn read64(&self, offset: usize) -> u64 {
         Self::check(offset, 8);
-        self.model.state().read64(offset)
+        self.access(|state| state.read64(offset))
     }
 
     fn write64(&self, offset: usize, value: u64) {
         Self::check(offset, 8);
-        self.model.state().write64(offset, value);
+        self.access(|state| state.write64(offset, value));
     }
 }

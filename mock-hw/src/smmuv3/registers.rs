@@ -7,8 +7,8 @@ use super::settings::ModelConfig;
 pub(super) const CR0_SMMUEN: u32 = 1 << 0;
 pub(super) const CR0_EVENTQEN: u32 = 1 << 2;
 pub(super) const CR0_CMDQEN: u32 = 1 << 3;
-const CR0_PRIQEN: u32 = 1 << 1;
-const CR0_ATSCHK: u32 = 1 << 4;
+pub(super) const CR0_PRIQEN: u32 = 1 << 1;
+pub(super) const CR0_ATSCHK: u32 = 1 << 4;
 
 pub(super) const GERROR_CMDQ: u32 = 1 << 0;
 pub(super) const GERROR_EVENTQ_ABT: u32 = 1 << 2;
@@ -32,7 +32,7 @@ pub enum AckRegister {
 pub(super) struct Registers {
     pub(super) cr0: u32,
     pub(super) cr0ack: u32,
-    cr1: u32,
+    pub(super) cr1: u32,
     pub(super) cr2: u32,
     /// As written, with `Update` until that is done.
     pub(super) gbpa: u32,
@@ -57,6 +57,9 @@ pub(super) struct Registers {
     irq_cfg: [(u64, [u32; 2]); 3],
     /// Which acknowledgements never come: CR0, IRQ_CTRL, GBPA.
     pub(super) stuck: [bool; 3],
+    /// How many reads see nothing of a change, and how many of them are left.
+    pub(super) delay: [usize; 3],
+    left: [usize; 3],
 }
 
 impl Registers {
@@ -80,6 +83,7 @@ impl Registers {
             priq_prod: word,
             priq_cons: word,
             irq_cfg: [(wide, [word; 2]); 3],
+            delay: [usize::from(config.slow_acks); 3],
             ..Self::default()
         }
     }
@@ -96,8 +100,13 @@ impl Registers {
     }
 
     /// Whether a bit of `CR0` is set or was not yet seen to be clear.
-    fn is_on(&self, bit: u32) -> bool {
+    pub(super) fn is_on(&self, bit: u32) -> bool {
         (self.cr0 | self.cr0ack) & bit != 0
+    }
+
+    /// The same of `IRQ_CTRL`.
+    pub(super) fn signals(&self, bit: u32) -> bool {
+        (self.irq_ctrl | self.irq_ctrlack) & bit != 0
     }
 
     /// The 64-bit register that `offset` is in.
@@ -132,6 +141,7 @@ impl State {
     }
 
     pub(super) fn read32(&mut self, offset: usize) -> u32 {
+        self.moment();
         if let Some(register) = self.regs.wide(offset) {
             return half(*register, offset & 4 != 0);
         }
@@ -148,20 +158,20 @@ impl State {
             0x20 => self.regs.cr0,
             0x24 => {
                 let seen = self.regs.cr0ack;
-                self.acknowledge(AckRegister::Cr0);
+                self.look(AckRegister::Cr0);
                 seen
             }
             0x28 => self.regs.cr1,
             0x2c => self.regs.cr2,
             0x44 => {
                 let seen = self.regs.gbpa;
-                self.acknowledge(AckRegister::Gbpa);
+                self.look(AckRegister::Gbpa);
                 seen
             }
             0x50 => self.regs.irq_ctrl,
             0x54 => {
                 let seen = self.regs.irq_ctrlack;
-                self.acknowledge(AckRegister::IrqCtrl);
+                self.look(AckRegister::IrqCtrl);
                 seen
             }
             0x60 => self.regs.gerror,
@@ -169,7 +179,7 @@ impl State {
             0x70 | 0x74 => self.regs.irq_cfg[0].1[usize::from(offset == 0x74)],
             0x88 => self.regs.strtab_base_cfg,
             0x98 => self.regs.cmdq_prod,
-            0x9c => self.regs.cmdq_cons,
+            0x9c => self.read_cmdq_cons(),
             0xb8 | 0xbc => self.regs.irq_cfg[1].1[usize::from(offset == 0xbc)],
             0xd8 | 0xdc => self.regs.irq_cfg[2].1[usize::from(offset == 0xdc)],
             0x1_00a8 => self.regs.eventq_prod,
@@ -185,42 +195,32 @@ impl State {
         if let Some(register) = self.regs.wide(offset).map(|register| *register) {
             return self.write_wide(offset & !7, with_half(register, offset & 4 != 0, value));
         }
+        let aliased = matches!(offset, 0xa8 | 0xac | 0xc8 | 0xcc);
+        if aliased && self.page0_alias(offset) {
+            return self.write32(offset + 0x1_0000, value);
+        }
+        self.moment();
+        self.waits.interrupt();
+        if aliased || !self.may_write(offset, value) {
+            return;
+        }
         match offset {
             0x20 => self.write_cr0(value),
-            0x28 => self.write_cr1(value),
-            0x2c if value == self.regs.cr2 => {}
-            0x2c if self.regs.is_on(CR0_SMMUEN) => {
-                self.violation("CR2 was changed while SMMUEN is set".into());
-            }
+            0x28 => self.regs.cr1 = value & 0xfff,
             0x2c => self.regs.cr2 = value & 0xf,
             0x44 => self.write_gbpa(value),
-            0x50 => {
-                self.regs.irq_ctrl = value & 7;
-                self.acknowledge_if_fast(AckRegister::IrqCtrl);
-            }
+            0x50 => self.write_irq_ctrl(value),
             0x64 => self.write_gerrorn(value),
             0x70 | 0x74 => self.regs.irq_cfg[0].1[usize::from(offset == 0x74)] = value,
-            0x88 if self.regs.is_on(CR0_SMMUEN) => {
-                self.violation("STRTAB_BASE_CFG was written while SMMUEN is set".into());
-            }
             0x88 => self.regs.strtab_base_cfg = value & 0x3_07ff,
             0x98 => self.write_cmdq_prod(value),
-            0x9c if self.regs.is_on(CR0_CMDQEN) => {
-                self.violation("CMDQ_CONS was written while CMDQEN is set".into());
-            }
             0x9c => self.regs.cmdq_cons = value & 0xf_ffff,
             0xb8 | 0xbc => self.regs.irq_cfg[1].1[usize::from(offset == 0xbc)] = value,
             0xd8 | 0xdc => self.regs.irq_cfg[2].1[usize::from(offset == 0xdc)] = value,
-            0x1_00a8 if self.regs.is_on(CR0_EVENTQEN) => {
-                self.violation("EVENTQ_PROD was written while EVENTQEN is set".into());
-            }
             0x1_00a8 => self.regs.eventq_prod = value & 0x800f_ffff,
-            0x1_00ac => self.regs.eventq_cons = value & 0x800f_ffff,
+            0x1_00ac => self.write_eventq_cons(value),
             0x1_00c8 => self.regs.priq_prod = value & 0x800f_ffff,
             0x1_00cc => self.regs.priq_cons = value & 0x800f_ffff,
-            0xa8 | 0xac | 0xc8 | 0xcc if self.page0_alias(offset) => {
-                self.write32(offset + 0x1_0000, value);
-            }
             _ => {}
         }
     }
@@ -248,23 +248,12 @@ impl State {
     }
 
     fn write_wide(&mut self, offset: usize, value: u64) {
-        let guard = match offset {
-            0x80 => Some((CR0_SMMUEN, "STRTAB_BASE was written while SMMUEN is set")),
-            0x90 => Some((CR0_CMDQEN, "CMDQ_BASE was written while CMDQEN is set")),
-            0xa0 => Some((
-                CR0_EVENTQEN,
-                "EVENTQ_BASE was written while EVENTQEN is set",
-            )),
-            0xc0 => Some((CR0_PRIQEN, "PRIQ_BASE was written while PRIQEN is set")),
-            _ => None,
-        };
-        match guard {
-            Some((enable, what)) if self.regs.is_on(enable) => self.violation(what.into()),
-            _ => {
-                if let Some(register) = self.regs.wide(offset) {
-                    *register = value;
-                }
-            }
+        self.moment();
+        self.waits.interrupt();
+        if self.may_write_wide(offset, value)
+            && let Some(register) = self.regs.wide(offset)
+        {
+            *register = value;
         }
     }
 
@@ -278,23 +267,13 @@ impl State {
     }
 
     fn write_cr0(&mut self, value: u32) {
-        let mut known = CR0_SMMUEN | CR0_EVENTQEN | CR0_CMDQEN;
-        for (there, bits) in [
-            (self.config.has_pri(), CR0_PRIQEN),
-            (self.config.has_ats(), CR0_ATSCHK),
-            (self.config.idr0_bit(17), 0b111 << 6),
-        ] {
-            if there {
-                known |= bits;
-            }
-        }
-        let value = value & known;
+        let value = value & self.cr0_fields();
         let changed_twice = (value ^ self.regs.cr0) & (self.regs.cr0 ^ self.regs.cr0ack);
         if changed_twice != 0 && !self.regs.stuck[AckRegister::Cr0 as usize] {
             self.violation("CR0 was changed again before CR0ACK showed the change".into());
         }
         self.regs.cr0 = value;
-        self.acknowledge_if_fast(AckRegister::Cr0);
+        self.begin(AckRegister::Cr0);
     }
 
     fn write_gerrorn(&mut self, value: u32) {
@@ -307,23 +286,20 @@ impl State {
                 "GERRORN acknowledged errors {untrue:#x}, which are not active"
             ));
         }
-        self.run_commands();
+        self.record_stalls();
     }
 
-    /// The table attributes are guarded by SMMUEN, those of queues by any queue's enable.
-    fn write_cr1(&mut self, value: u32) {
-        let changed = (value ^ self.regs.cr1) & 0xfff;
-        let guarded = if changed & 0xfc0 != 0 { CR0_SMMUEN } else { 0 }
-            | if changed & 0x3f != 0 {
-                CR0_CMDQEN | CR0_EVENTQEN | CR0_PRIQEN
-            } else {
-                0
-            };
-        if self.regs.is_on(guarded) {
-            self.violation("CR1 was changed while what it describes is enabled".into());
-        } else {
-            self.regs.cr1 = value & 0xfff;
+    fn write_irq_ctrl(&mut self, value: u32) {
+        let value = value & 7;
+        let regs = &mut self.regs;
+        let twice = (value ^ regs.irq_ctrl) & (regs.irq_ctrl ^ regs.irq_ctrlack);
+        regs.irq_ctrl = value;
+        if twice != 0 && !regs.stuck[AckRegister::IrqCtrl as usize] {
+            self.violation(
+                "IRQ_CTRL was changed again before IRQ_CTRLACK showed the change".into(),
+            );
         }
+        self.begin(AckRegister::IrqCtrl);
     }
 
     fn write_gbpa(&mut self, value: u32) {
@@ -333,12 +309,24 @@ impl State {
             self.violation("GBPA was written without Update, which has no effect".into());
         } else {
             self.regs.gbpa = value & 0x801f_3f1f;
-            self.acknowledge_if_fast(AckRegister::Gbpa);
+            self.begin(AckRegister::Gbpa);
         }
     }
 
-    fn acknowledge_if_fast(&mut self, register: AckRegister) {
-        if !self.config.slow_acks {
+    /// A change was written; it is acknowledged at once, or after some reads.
+    fn begin(&mut self, register: AckRegister) {
+        let at = register as usize;
+        self.regs.left[at] = self.regs.delay[at];
+        if self.regs.left[at] == 0 {
+            self.acknowledge(register);
+        }
+    }
+
+    /// An acknowledgement was looked for.
+    fn look(&mut self, register: AckRegister) {
+        let left = &mut self.regs.left[register as usize];
+        *left = left.saturating_sub(1);
+        if *left == 0 {
             self.acknowledge(register);
         }
     }
@@ -365,43 +353,13 @@ impl State {
     }
 
     fn enabled(&mut self, risen: u32, fallen: u32) {
-        if risen & CR0_SMMUEN != 0 {
-            let bits = self.stream_table().size_bits;
-            self.check_base(
-                "STRTAB_BASE",
-                address(&[self.regs.strtab_base], 55, 6),
-                bits,
-            );
-        }
-        if risen & CR0_EVENTQEN != 0 {
-            let bits = self.event_queue().1;
-            self.check_queue("EVENTQ_BASE", self.regs.eventq_base, bits, 5);
-        }
-        if risen & CR0_CMDQEN != 0 {
-            let bits = self.command_queue().1;
-            self.check_queue("CMDQ_BASE", self.regs.cmdq_base, bits, 4);
-        }
         if fallen & CR0_CMDQEN != 0 {
             self.commands.confused = false;
         }
         if fallen & CR0_SMMUEN != 0 {
             self.stalls.terminate_all();
         }
-        self.run_commands();
-    }
-
-    fn check_base(&mut self, name: &str, base: u64, bits: u32) {
-        if base & mask(bits) != 0 {
-            self.violation(format!(
-                "{name} is {base:#x}, not aligned to its size of 2^{bits} bytes"
-            ));
-        }
-    }
-
-    fn check_queue(&mut self, name: &str, base: u64, bits: u32, entry_bits: u32) {
-        if u64::from(bits) != base & 0x1f {
-            self.violation(format!("{name} has more entries than the queue may have"));
-        }
-        self.check_base(name, address(&[base], 55, 5), (bits + entry_bits).max(5));
+        self.check_enabled(risen);
+        self.record_stalls();
     }
 }

@@ -1,7 +1,9 @@
 //! What kind of SMMU a model is.
 
 use super::bits::part;
-use super::decode::{self, Context, Stage1, StreamConfig};
+use super::config::{Context, Stage1, StreamConfig};
+use super::decode;
+use super::order::Order;
 
 /// The identification registers and reset values of a model (6.3.1 to 6.3.8).
 ///
@@ -36,6 +38,19 @@ pub struct ModelConfig {
     /// Whether `SMMU_EVENTQ_PROD` and the like are found in page 0 too, which is optional. Where they
     /// are not, an access to them there is a violation.
     pub page0_alias: bool,
+    /// When invalidations are done.
+    pub order: Order,
+    /// Decides whatever is left to chance: all of [`Order::Random`], and what is cached and used in
+    /// [`partial`](Self::partial) mode.
+    pub seed: u64,
+    /// Whether each 64-bit word of a stream table entry or context descriptor is cached on its own,
+    /// at random moments, and an entry is made of any mixture of words that are cached and words
+    /// that memory has, until they are invalidated (3.21.3). Otherwise entries are cached whole, as
+    /// they were when first used.
+    pub partial: bool,
+    /// How many reads of `SMMU_CMDQ_CONS` after a write of `SMMU_CMDQ_PROD` see nothing of the new
+    /// commands; then all are consumed. Software that does not look waits for ever.
+    pub lag: usize,
 }
 
 impl Default for ModelConfig {
@@ -53,6 +68,10 @@ impl Default for ModelConfig {
             unknown: 0,
             slow_acks: true,
             page0_alias: false,
+            order: Order::Adverse,
+            seed: 0,
+            partial: false,
+            lag: 0,
         }
     }
 }
@@ -139,6 +158,16 @@ impl ModelConfig {
 
     pub(super) fn httu(&self) -> u32 {
         part(self.idr0, 7, 6)
+    }
+
+    /// Whether 64-bit tables are supported.
+    pub(super) fn has_tables(&self) -> bool {
+        self.idr0_bit(3)
+    }
+
+    /// Whether the size of a block may change without break-before-make, level 2.
+    pub(super) fn sizes_may_change(&self) -> bool {
+        part(self.idr3, 12, 11) == 2
     }
 
     pub(super) fn two_level_streams(&self) -> bool {

@@ -1,9 +1,9 @@
 //! Transactions that wait for software (3.12.2, 4.7.1, 4.7.2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::State;
-use super::events::{Fault, Transaction};
+use super::events::{Fault, Recorded, Transaction};
 use super::translate::Stop;
 use crate::device::Outcome;
 
@@ -13,6 +13,9 @@ const MOST: usize = 256;
 #[derive(Default)]
 pub(super) struct Stalls {
     waiting: BTreeMap<u16, Transaction>,
+    /// Records that the event queue had no room for. They are never dropped while their transaction
+    /// waits (7.2.1).
+    unrecorded: VecDeque<(u16, [u64; 4])>,
     /// What became of transactions that wait no more, until somebody asks.
     pub(super) done: BTreeMap<u16, Outcome>,
     next: u16,
@@ -42,10 +45,13 @@ impl Stalls {
             }
             stays
         });
+        let waiting = &self.waiting;
+        self.unrecorded.retain(|(tag, _)| waiting.contains_key(tag));
     }
 
     pub(super) fn terminate_all(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
+        self.unrecorded.clear();
         self.done
             .extend(waiting.into_keys().map(|tag| (tag, Outcome::Aborted)));
     }
@@ -59,8 +65,19 @@ impl State {
         };
         let mut event = fault.record(t);
         event[1] |= 1 << 31 | u64::from(tag);
-        self.record(event);
+        self.stalls.unrecorded.push_back((tag, event));
+        self.record_stalls();
         Outcome::Stalled(tag)
+    }
+
+    /// Records what could not be recorded before, as far as that is possible, in order.
+    pub(super) fn record_stalls(&mut self) {
+        while let Some((_, event)) = self.stalls.unrecorded.front() {
+            if self.try_record(*event) != Recorded::Done {
+                return;
+            }
+            self.stalls.unrecorded.pop_front();
+        }
     }
 
     /// Executes CMD_RESUME; one that names no stalled transaction does nothing.
@@ -76,6 +93,7 @@ impl State {
         let Some(t) = self.stalls.waiting.remove(&tag) else {
             return;
         };
+        self.stalls.unrecorded.retain(|(of, _)| *of != tag);
         let outcome = if retry {
             self.transact(t)
         } else {

@@ -6,10 +6,21 @@ use iommu_core::PhysAddr;
 
 use super::State;
 use super::bits::{address, bit, field, mask, part};
-use super::decode::{self, Context, Stage1, Ste, StreamConfig};
+use super::claims::{Signature, stage1_signature};
+use super::config::{Context, Stage1, StreamConfig};
+use super::decode::{self, Ste};
 use super::events::{Class, Fault, Transaction};
 use super::translate::Stop;
 use crate::memory::BusError;
+
+/// An entry of 64 bytes: the words of it that are cached.
+type Words = [Option<u64>; 8];
+
+/// The words of an entry of which all are cached.
+fn whole(words: &Words) -> Option<[u64; 8]> {
+    let all = words.iter().all(Option::is_some);
+    all.then(|| words.map(Option::unwrap_or_default))
+}
 
 /// Entries that were fetched, valid or not.
 #[derive(Default)]
@@ -17,11 +28,11 @@ pub(super) struct ConfigCache {
     /// Level 1 descriptors of the stream table, by index.
     pub(super) l1stds: HashMap<u32, u64>,
     /// Stream table entries, by StreamID.
-    pub(super) stes: HashMap<u32, [u64; 8]>,
+    pub(super) stes: HashMap<u32, Words>,
     /// Level 1 descriptors of context descriptor tables, by StreamID and index.
     pub(super) l1cds: HashMap<(u32, u32), u64>,
     /// Context descriptors, by StreamID and SubstreamID.
-    pub(super) cds: HashMap<(u32, u32), [u64; 8]>,
+    pub(super) cds: HashMap<(u32, u32), Words>,
 }
 
 /// What a configuration invalidation drops.
@@ -115,12 +126,9 @@ impl State {
         if span == 0 || span > 11 || span > split + 1 || below >> (span - 1) != 0 {
             return Ok(Location::Nowhere);
         }
-        let pointer = address(&[level1], 55, 6);
-        let base = pointer & !mask(5 + span);
-        if cached && pointer != base {
-            self.violation(format!(
-                "L1STD {index:#x} points to {pointer:#x}, not aligned to its span"
-            ));
+        let base = address(&[level1], 55, 6) & !mask(5 + span);
+        if cached {
+            self.check_l1std(index, level1);
         }
         Ok(Location::At(base.wrapping_add(below * 64)))
     }
@@ -135,12 +143,46 @@ impl State {
                 Stop::Silent
             });
         };
-        if let Some(words) = self.cache.stes.get(&stream) {
-            return Ok(*words);
+        let mut known = self.cache.stes.get(&stream).copied().unwrap_or_default();
+        if let Some(words) = self.enough(&known) {
+            return Ok(words);
         }
-        let words = self.fetch_words(at).map_err(|_| Fault::SteFetch(at))?;
-        self.cache.stes.insert(stream, words);
+        let fresh = self.fetch_words(at).map_err(|_| Fault::SteFetch(at))?;
+        if let Ok(entry) = decode::stream_table_entry(&self.config, &fresh) {
+            self.check_entry(stream, &fresh, &entry);
+        }
+        let words = self.mix(&mut known, fresh);
+        self.cache.stes.insert(stream, known);
         Ok(words)
+    }
+
+    /// What is cached of an entry, if that may do.
+    fn enough(&mut self, known: &Words) -> Option<[u64; 8]> {
+        let words = whole(known)?;
+        (!self.config.partial || self.chance.one_in(2)).then_some(words)
+    }
+
+    /// An entry that was fetched, as it is used: made of what was fetched and what is cached. What
+    /// was fetched may be cached.
+    fn mix(&mut self, known: &mut Words, fresh: [u64; 8]) -> [u64; 8] {
+        let mut words = fresh;
+        let partial = self.config.partial;
+        for (known, word) in known.iter_mut().zip(&mut words) {
+            let fresh = *word;
+            if let Some(cached) = *known
+                && (!partial || self.chance.one_in(2))
+            {
+                *word = cached;
+            }
+            let keeps = match known {
+                None => !partial || self.chance.one_in(2),
+                Some(_) => partial && self.chance.one_in(8),
+            };
+            if keeps {
+                *known = Some(fresh);
+            }
+        }
+        words
     }
 
     fn fetch_words(&self, at: u64) -> Result<[u64; 8], BusError> {
@@ -156,26 +198,32 @@ impl State {
         decode::stream_table_entry(&self.config, &words).map_err(|_| Fault::BadSte.into())
     }
 
-    /// The context descriptor number `index` of a stream.
+    /// The context descriptor number `index` of a stream, and what its translations depend on.
     pub(super) fn cd(
         &mut self,
         t: &Transaction,
         ste: &Ste,
         stage1: &Stage1,
         index: u32,
-    ) -> Result<Context, Fault> {
+    ) -> Result<(Context, Signature), Fault> {
         let key = (t.stream, index);
-        let words = match self.cache.cds.get(&key) {
-            Some(words) => *words,
+        let mut known = self.cache.cds.get(&key).copied().unwrap_or_default();
+        let words = match self.enough(&known) {
+            Some(words) => words,
             None => {
                 let at = self.locate_cd(t, ste, stage1, index)?;
                 let at = self.structure_address(t, ste, at)?;
-                let words = self.fetch_words(at).map_err(|_| Fault::CdFetch(at))?;
-                self.cache.cds.insert(key, words);
+                let fresh = self.fetch_words(at).map_err(|_| Fault::CdFetch(at))?;
+                if let Ok(context) = decode::context(&self.config, stage1, &fresh) {
+                    self.check_context(key, &fresh, stage1, &context);
+                }
+                let words = self.mix(&mut known, fresh);
+                self.cache.cds.insert(key, known);
                 words
             }
         };
-        decode::context(&self.config, stage1, &words).map_err(|_| Fault::BadCd)
+        let context = decode::context(&self.config, stage1, &words).map_err(|_| Fault::BadCd)?;
+        Ok((context, stage1_signature(stage1, &words)))
     }
 
     fn locate_cd(
@@ -205,17 +253,25 @@ impl State {
                 level1
             }
         };
-        let (table, limit) = (address(&[level1], 55, 12), self.config.intermediate_bits());
+        let limit = match ste.stage2 {
+            Some(_) => self.config.intermediate_bits(),
+            None => self.config.output_bits(),
+        };
+        let table = address(&[level1], 55, 12);
         if !bit(&[level1], 0) || table >> limit != 0 {
             return Err(Fault::BadSubstreamId(index));
         }
+        self.check_l1cd(t.stream, key.1, level1, stage1);
         Ok(table.wrapping_add((u64::from(index) & mask(leaf_bits)) * 64))
     }
 
     /// Where a structure of stage 1 is, that stage 2 translates if there is one.
     fn structure_address(&mut self, t: &Transaction, ste: &Ste, at: u64) -> Result<u64, Fault> {
         match &ste.stage2 {
-            Some(stage2) => self.intermediate(t, stage2, at, Class::ContextDescriptor),
+            Some(stage2) => {
+                let stage2 = (stage2, ste.signature);
+                self.intermediate(t, stage2, at, Class::ContextDescriptor)
+            }
             None => Ok(at),
         }
     }
@@ -295,14 +351,14 @@ impl State {
 
     /// What the configuration cache says about a stream.
     pub(super) fn cached_stream_config(&self, stream: u32) -> Option<StreamConfig> {
-        let words = self.cache.stes.get(&stream)?;
-        let Ok(mut ste) = decode::stream_table_entry(&self.config, words) else {
+        let words = whole(self.cache.stes.get(&stream)?)?;
+        let Ok(mut ste) = decode::stream_table_entry(&self.config, &words) else {
             return Some(StreamConfig::Invalid);
         };
         if let Some(stage1) = &mut ste.stage1 {
-            let words = self.cache.cds.get(&(stream, 0));
+            let words = self.cache.cds.get(&(stream, 0)).and_then(whole);
             stage1.descriptor =
-                words.and_then(|words| decode::context(&self.config, stage1, words).ok());
+                words.and_then(|words| decode::context(&self.config, stage1, &words).ok());
         }
         Some(ste.stream_config())
     }

@@ -39,7 +39,7 @@ pub(super) enum Content {
 }
 
 /// A translation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Leaf {
     /// Where the first byte goes.
     pub(super) output: u64,
@@ -130,17 +130,15 @@ impl Tlbi {
 
 impl Entry {
     fn covers(&self, tag: &Tag, addr: u64) -> bool {
-        let same = if self.global {
-            let set = |tag: &Tag| tag.asid.map(|(_, set)| set);
-            Tag {
-                asid: None,
-                ..self.tag
-            } == Tag { asid: None, ..*tag }
-                && set(&self.tag) == set(tag)
-        } else {
-            self.tag == *tag
+        // A global entry belongs to its set of ASIDs, any other to its ASID in both sets (3.17).
+        let by = |tag: &Tag| {
+            tag.asid
+                .map(|(asid, set)| if self.global { (0, set) } else { (asid, false) })
         };
-        same && self.base == addr & !mask(self.bits)
+        let regime = |tag: &Tag| Tag { asid: None, ..*tag };
+        regime(&self.tag) == regime(tag)
+            && by(&self.tag) == by(tag)
+            && self.base == addr & !mask(self.bits)
     }
 }
 
@@ -150,9 +148,16 @@ pub(super) struct Tlb {
 }
 
 impl Tlb {
-    /// The translation of `addr`; the oldest one, should there be several.
-    pub(super) fn leaf(&self, tag: &Tag, addr: u64) -> Option<Leaf> {
-        self.entries.iter().find_map(|entry| match entry.content {
+    /// The translation of `addr`; the oldest one, should there be several. And whether there are
+    /// several that differ, or that the hardware cannot tell apart (3.20.1): the same translation
+    /// twice is harmless only where sizes may change without break-before-make.
+    pub(super) fn leaf(
+        &self,
+        tag: &Tag,
+        addr: u64,
+        sizes_may_change: bool,
+    ) -> Option<(Leaf, bool)> {
+        let mut leaves = self.entries.iter().filter_map(|entry| match entry.content {
             Content::Leaf(leaf) if entry.covers(tag, addr) => {
                 let offset = addr & mask(entry.bits);
                 let (output, intermediate) = (leaf.output | offset, leaf.intermediate | offset);
@@ -163,7 +168,9 @@ impl Tlb {
                 })
             }
             _ => None,
-        })
+        });
+        let first = leaves.next()?;
+        Some((first, leaves.any(|leaf| !sizes_may_change || leaf != first)))
     }
 
     /// The last table on the way to `addr` that is known, with its level.

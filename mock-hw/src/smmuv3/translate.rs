@@ -4,7 +4,9 @@ use iommu_core::PhysAddr;
 
 use super::State;
 use super::bits::mask;
-use super::decode::{Context, Stage1, Stage2, Ste, Tables};
+use super::claims::Signature;
+use super::config::{Context, Stage1, Stage2, Tables};
+use super::decode::Ste;
 use super::events::{Class, Fault, Kind, Transaction};
 use super::tlb::{Content, Entry, Leaf, Space, Tag};
 use super::walk::{Limits, Permissions, Stage1Permissions, Step};
@@ -80,6 +82,7 @@ struct Found {
 impl State {
     /// Translates a transaction; the SMMU is enabled.
     pub(super) fn translate(&mut self, t: &mut Transaction) -> Result<u64, Stop> {
+        self.remember_stream(t.stream);
         let ste = self.ste(t.stream)?;
         t.privileged = ste.privileged;
         let t = &*t;
@@ -92,9 +95,10 @@ impl State {
                 .bypass_stage1(t, &ste)
                 .map_err(|fault| configured(fault, &ste, None));
         };
-        let cd = self
+        let (cd, signature) = self
             .cd(t, &ste, stage1, index)
             .map_err(|fault| configured(fault, &ste, None))?;
+        self.claim_stage1(stage1, cd.asid, ste.stage2.is_some(), signature);
         self.virtual_address(t, &ste, stage1, &cd)
             .map_err(|fault| configured(fault, &ste, Some(&cd)))
     }
@@ -103,7 +107,6 @@ impl State {
         let walker = Walker {
             stage2: false,
             class: Class::Input,
-
             address: 0,
         };
         let bits = match ste.stage2 {
@@ -121,7 +124,7 @@ impl State {
             address: t.iova,
             ..walker
         };
-        let leaf = self.stage2_leaf(t, stage2, walker)?;
+        let leaf = self.stage2_leaf(t, stage2, ste.signature, walker)?;
         check_stage2(walker, leaf.stage2, t.access)?;
         self.remember(t);
         Ok(leaf.output)
@@ -131,17 +134,16 @@ impl State {
     pub(super) fn intermediate(
         &mut self,
         t: &Transaction,
-        stage2: &Stage2,
+        (stage2, signature): (&Stage2, Signature),
         address: u64,
         class: Class,
     ) -> Result<u64, Fault> {
         let walker = Walker {
             stage2: true,
             class,
-
             address,
         };
-        let leaf = self.stage2_leaf(t, stage2, walker)?;
+        let leaf = self.stage2_leaf(t, stage2, signature, walker)?;
         check_stage2(walker, leaf.stage2, Access::Read)?;
         Ok(leaf.output)
     }
@@ -151,8 +153,10 @@ impl State {
         &mut self,
         t: &Transaction,
         stage2: &Stage2,
+        signature: Signature,
         walker: Walker,
     ) -> Result<Leaf, Fault> {
+        self.claim_stage2(stage2, signature);
         let address = walker.address;
         if address >> stage2.tables.input_bits != 0 {
             return Err(walker.fault(Kind::Translation));
@@ -163,7 +167,7 @@ impl State {
             vmid: stage2.vmid,
             asid: None,
         };
-        if let Some(leaf) = self.tlb.leaf(&tag, address) {
+        if let Some(leaf) = self.known_leaf(&tag, address) {
             return Ok(leaf);
         }
         let found = self.walk(t, &stage2.tables, &tag, address, None, walker)?;
@@ -195,6 +199,19 @@ impl State {
         })
     }
 
+    /// What the TLB knows about an address. Where it knows two things, that is noted, and the older
+    /// one holds.
+    fn known_leaf(&mut self, tag: &Tag, address: u64) -> Option<Leaf> {
+        let sizes_may_change = self.config.sizes_may_change();
+        let (leaf, conflict) = self.tlb.leaf(tag, address, sizes_may_change)?;
+        if conflict {
+            self.violation_once(format!(
+                "the TLB has conflicting translations of {address:#x} for {tag:x?}"
+            ));
+        }
+        Some(leaf)
+    }
+
     fn virtual_address(
         &mut self,
         t: &Transaction,
@@ -214,7 +231,7 @@ impl State {
             vmid: stage1.vmid,
             asid: (!stage1.hypervisor).then_some((cd.asid, cd.private_asid)),
         };
-        let leaf = match self.tlb.leaf(&tag, va) {
+        let leaf = match self.known_leaf(&tag, va) {
             Some(leaf) => leaf,
             None => self.virtual_leaf(t, ste, cd, (&tables, high), &tag, va, walker)?,
         };
@@ -247,7 +264,8 @@ impl State {
         va: u64,
         walker: Walker,
     ) -> Result<Leaf, Fault> {
-        let found = self.walk(t, tables, tag, va, ste.stage2.as_ref(), walker)?;
+        let stage2 = ste.stage2.as_ref().map(|stage2| (stage2, ste.signature));
+        let found = self.walk(t, tables, tag, va, stage2, walker)?;
         if found.descriptor & 1 << 10 == 0 && !cd.ignore_access_flag {
             return Err(walker.fault(Kind::AccessFlag));
         }
@@ -271,7 +289,7 @@ impl State {
                     address: intermediate,
                     ..walker
                 };
-                let leaf = self.stage2_leaf(t, stage2, walker)?;
+                let leaf = self.stage2_leaf(t, stage2, ste.signature, walker)?;
                 // Pages this small are in any stage 2; what is larger is not worth knowing here.
                 let bits = found.bits.min(stage2.tables.granule_bits);
                 (leaf.output, bits, leaf.stage2)
@@ -307,7 +325,7 @@ impl State {
         tables: &Tables,
         tag: &Tag,
         input: u64,
-        nested: Option<&Stage2>,
+        nested: Option<(&Stage2, Signature)>,
         walker: Walker,
     ) -> Result<Found, Fault> {
         let root = (tables.root.0, tables.start_level, Limits::default());

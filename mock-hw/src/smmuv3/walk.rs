@@ -1,7 +1,7 @@
 //! VMSAv8-64 translation tables: one descriptor at a time.
 
 use super::bits::mask;
-use super::decode::Tables;
+use super::config::Tables;
 use super::events::Kind;
 
 /// What a descriptor leads to.

@@ -1,10 +1,17 @@
 //! Every number here was put together by hand from the specification, not by code under test.
 
 mod caches;
+mod claims;
 mod commands;
+mod contexts;
+mod guards;
+mod legality;
+mod order;
 mod registers;
+mod reserved;
 mod stage1;
 mod stage2;
+mod stepping;
 mod streams;
 
 use super::*;
@@ -161,6 +168,16 @@ impl Rig {
         self.poke(S2, &[S2 + 0x1_0003]);
         self.poke(S2 + 0x1_0008, &[S2 + 0x1_1003]);
         self.poke(S2 + 0x1_1018, &[DATA | S2_PAGE]);
+    }
+
+    /// Only this was noted, as it begins.
+    fn noted(&self, what: &str) {
+        let violations = self.model.violations();
+        let [only] = violations.as_slice() else {
+            panic!("{violations:?}, not just {what}")
+        };
+        assert!(only.starts_with(what), "{only}");
+        assert_eq!(self.memory.violations(), [""; 0]);
     }
 
     fn is_clean(&self) {

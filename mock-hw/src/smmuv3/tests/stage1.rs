@@ -205,7 +205,7 @@ fn substreams_find_their_descriptors() {
     rig.stage1();
     // S1CDMax 2, S1DSS 0b10.
     rig.ste(5, &[2 << 59 | STE_S1, 2]);
-    rig.poke(CD + 64, &[CD_39, S1]);
+    rig.poke(CD + 64, &[CD_39, S1, 0, 0xff]);
     let read = |substream| rig.model.transact(5, substream, 0x20_3000, Access::Read);
     assert_eq!((read(None), read(Some(1))), (to(DATA), to(DATA)));
     assert_eq!(
@@ -228,7 +228,7 @@ fn substreams_find_their_descriptors() {
     // Two levels of 64 KiB, S1CDMax 11: substream 1025 is the second of the second table.
     rig.ste(5, &[11 << 59 | 0x4005_002b, 0]);
     rig.poke(0x4005_0008, &[0x4006_0001]);
-    rig.poke(0x4006_0040, &[CD_39, S1]);
+    rig.poke(0x4006_0040, &[CD_39, S1, 0, 0xff]);
     rig.submit(&[[0x0005_0000_0003, 1], SYNC]);
     assert_eq!(
         (read(Some(1025)), read(Some(1)), read(None)),
@@ -375,7 +375,7 @@ fn the_top_byte_is_ignored_on_request() {
     rig.stage1();
     assert_eq!(rig.read(5, 0xab00_0000_0020_3000), Outcome::Faulted);
     rig.poke(CD, &[CD_39 | 1 << 38]);
-    rig.submit(&[CFGI_ALL, SYNC]);
+    rig.submit(&[CFGI_ALL, SYNC, TLBI_ALL, SYNC]);
     assert_eq!(rig.read(5, 0xab00_0000_0020_3000), to(DATA));
     rig.is_clean();
 }

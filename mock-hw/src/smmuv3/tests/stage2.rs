@@ -47,7 +47,7 @@ fn concatenated_tables_are_one() {
             0x100_0000_0000
         ]]
     );
-    rig.is_clean();
+    rig.noted("S2TTB of STE 0x6 is 0x40201000, not aligned");
 }
 
 #[test]
