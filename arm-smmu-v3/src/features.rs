@@ -64,6 +64,8 @@ pub struct Features {
     pub shareability_override: bool,
     /// Interrupts can be messages.
     pub msi: bool,
+    /// CPUs' broadcast invalidation reaches the TLB unless told not to.
+    pub broadcast: bool,
     /// ATS exists. No stream is allowed to use it, and what a device claims to have translated is
     /// checked.
     pub ats: bool,
@@ -149,6 +151,7 @@ impl Features {
             stalls: idr0.stall_model() == 0,
             shareability_override: idr1.attr_types_ovr(),
             msi: idr0.msi(),
+            broadcast: idr0.btm(),
             ats: idr0.ats(),
         })
     }
@@ -193,6 +196,7 @@ mod tests {
                 stalls: false,
                 shareability_override: false,
                 msi: false,
+                broadcast: false,
                 ats: false,
             }
         );

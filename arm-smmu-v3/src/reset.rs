@@ -163,12 +163,12 @@ impl<P: Platform> Inner<P> {
             .with_queue_oc(cache)
             .with_queue_sh(share);
         hardware.write32(offset::CR1, cr1.into());
-        // Streams beyond the table are recorded. No part in broadcast invalidation by CPUs: the
-        // ASIDs and VMIDs here are the driver's own.
-        hardware.write32(
-            offset::CR2,
-            Cr2::new().with_ptm(true).with_recinvsid(true).into(),
-        );
+        // Streams beyond the table are recorded. No part in broadcast invalidation by CPUs, where
+        // there is any: the ASIDs and VMIDs here are the driver's own.
+        let cr2 = Cr2::new()
+            .with_ptm(self.features.broadcast)
+            .with_recinvsid(true);
+        hardware.write32(offset::CR2, cr2.into());
 
         hardware.platform.memory().write_barrier();
         hardware.write64(offset::STRTAB_BASE, streams.base().into());

@@ -34,7 +34,7 @@ impl<M: DmaMemory> DmaBlock<M> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    /// [`ErrorKind::OutOfMemory`].
     pub fn new(memory: &M, size: usize, align: usize, purpose: &'static str) -> Result<Self> {
         let (size, align) = (size.next_multiple_of(8), align.max(8));
         let addr = memory

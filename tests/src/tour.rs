@@ -16,7 +16,7 @@ use mock_hw::MockMemory;
 use crate::machine::{Machine, Master};
 
 /// Where firmware keeps its framebuffer, and what it is made of.
-const FRAMEBUFFER: u64 = 0x4300_0000;
+const FRAMEBUFFER: u64 = 0x4180_0000;
 const FRAMEBUFFER_LEN: usize = 0x1_0000;
 /// The stream table covers the first 32 streams: the third master's is not among them.
 const STREAM_BITS: u8 = 5;

@@ -33,9 +33,8 @@ impl State {
             0x20 => !self.cr0_fields(),
             0x28 => 0xffff_f000,
             0x2c => {
-                // PTM is RES0 without BTM as well; but what it asks for, to ignore broadcasts, is
-                // just what such hardware does, and drivers set it without asking.
-                0xffff_fff0 | unless(ids.idr0_bit(23), 8) | unless(ids.has_hyp(), 1)
+                let (ptm, ats) = (unless(ids.idr0_bit(5), 4), unless(ids.idr0_bit(23), 8));
+                0xffff_fff0 | ptm | ats | unless(ids.has_hyp(), 1)
             }
             0x44 => 0x7fe0_c0e0,
             0x48 => 0,
