@@ -386,3 +386,21 @@ fn a_region_that_a_domain_cannot_take_up_refuses_the_domain() {
     gpu.attach(&taken).unwrap();
     assert!(reaches(&machine, PINNED, REGION));
 }
+
+#[test]
+fn an_acknowledgement_of_something_never_asked_is_none() {
+    const CR0ACK: usize = 0x24;
+    let machine = ModelMachine::new(ModelConfig::default(), 1);
+    let platform = lying(&machine, |offset, value| {
+        // PRIQEN, which nobody sets.
+        if offset == CR0ACK {
+            value | 1 << 1
+        } else {
+            value
+        }
+    });
+    let error = ArmSmmuV3::probe(platform, Config::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::IommuTimedOut);
+    assert!(!reaches(&machine, PLAIN, REGION));
+    assert_eq!(machine.memory().violations(), [""; 0]);
+}
