@@ -2,6 +2,7 @@
 
 pub mod cases;
 pub mod clock;
+pub mod differential;
 pub mod machine;
 pub mod model;
 pub mod qemu;
