@@ -6,12 +6,15 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use static_assertions::assert_impl_all;
+
 use crate::addr::{Iova, StreamId};
-use crate::domain::{DomainRef, MapBlockError, MappedBlock, Prot};
+use crate::domain::{DomainRef, Prot};
 use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::fence::ResetFence;
 use crate::group::Group;
 use crate::iommu::{DeviceId, InstanceId};
+use crate::mapped::{MapBlockError, MappedBlock};
 use crate::member::Attached;
 use crate::memory::DmaBlock;
 use crate::platform::{DmaMemory, RawLock, SpinLock};
@@ -144,6 +147,8 @@ pub struct Device<L: RawLock = SpinLock> {
     pub(crate) group: Group<L>,
     pub(crate) released: bool,
 }
+
+assert_impl_all!(Device: Send, Sync);
 
 impl<L: RawLock> Device<L> {
     /// The device's name.

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use lock_api::Mutex;
+use static_assertions::assert_impl_all;
 
 use crate::addr::AddrRange;
 use crate::device::{Device, DeviceInfo, Rest};
@@ -88,6 +89,8 @@ impl Instance {
 pub struct Iommu<L: RawLock = SpinLock> {
     shared: Arc<Shared<L>>,
 }
+
+assert_impl_all!(Iommu: Send, Sync);
 
 pub(crate) struct Shared<L: RawLock> {
     config: IommuConfig,

@@ -1,4 +1,29 @@
-//! The policy and mechanism that every IOMMU driver shares.
+//! The policy and mechanism that every IOMMU driver shares: which domain a device is on, and when.
+//!
+//! Three parties meet here.
+//!
+//! - The **platform** provides register access, DMA memory, a clock and locks ([`Platform`]), and a
+//!   way to talk to each device ([`DeviceControl`]).
+//! - A **backend** drives one kind of IOMMU ([`IommuOps`]): it knows how a device is moved from one
+//!   domain to another, and decides nothing.
+//! - The **core** ([`Iommu`]) decides. Devices come in [`Group`]s that move together, prepared all
+//!   before any is committed. A [`Device`] that is released is parked: on the backend's release
+//!   domain, or on identity where firmware pinned the device and parking would block it.
+//!
+//! What a device's DMA means is a [`Domain`]: identity, blocked, or paging, with page tables from
+//! [`pgtable`]. Memory is given to devices as [`MappedBlock`]s, which own it.
+//!
+//! # Errors and dead hardware
+//!
+//! Every call that can fail says how, with an [`Error`] that has a kind, an errno and a culprit.
+//! Every wait is bounded. A device that the hardware did not confirm to have moved is
+//! [`Attached::Uncertain`]: everything it might be using stays allocated, for good if need be.
+//!
+//! # Contexts
+//!
+//! Calls that change what a device is attached to may block, and take locks in the order that
+//! [`Iommu`] states. Mapping and unmapping take none of those, and hold no lock while they wait for
+//! the hardware. Each function that may be called from an interrupt says so.
 #![no_std]
 
 extern crate alloc;
@@ -14,6 +39,7 @@ mod fault;
 mod fence;
 mod group;
 mod iommu;
+mod mapped;
 mod member;
 mod memory;
 mod mmio;
@@ -29,14 +55,13 @@ mod transaction;
 
 pub use addr::{AddrRange, Iova, Pasid, PhysAddr, StreamId};
 pub use device::{Context, Device, DeviceInfo, Rest};
-pub use domain::{
-    Domain, DomainKind, DomainRef, Geometry, MapBlockError, MapError, MappedBlock, PagingOps, Prot,
-};
+pub use domain::{Domain, DomainKind, DomainRef, Geometry, MapError, PagingOps, Prot};
 pub use error::{Culprit, Error, ErrorKind, Result};
 pub use fault::{Fault, FaultHandler, PageRequest, PageResponse};
 pub use fence::ResetFence;
 pub use group::Group;
 pub use iommu::{DefaultDomain, InstanceId, Iommu, IommuConfig};
+pub use mapped::{MapBlockError, MappedBlock};
 pub use member::{Attached, Member};
 pub use memory::DmaBlock;
 pub use mmio::MmioBank;

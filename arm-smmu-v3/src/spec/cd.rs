@@ -86,6 +86,7 @@ pub struct Cd {
     pub rest: [u64; 4],
 }
 const_assert_eq!(size_of::<Cd>(), 64);
+const_assert_eq!(core::mem::offset_of!(Cd, mair), 24);
 
 impl Cd {
     /// The descriptor as words, the first first.

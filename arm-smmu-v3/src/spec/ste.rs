@@ -169,6 +169,7 @@ pub struct Ste {
     pub rest: [u64; 4],
 }
 const_assert_eq!(size_of::<Ste>(), 64);
+const_assert_eq!(core::mem::offset_of!(Ste, word3), 24);
 
 /// The number of 64-bit words in an entry.
 pub const WORDS: usize = 8;
