@@ -62,7 +62,8 @@ pub unsafe trait DmaMemory: Clone + Send + Sync + Debug + 'static {
     /// A zeroed block of `size` bytes, aligned to `align` (a power of two), or `None` where there
     /// is none.
     ///
-    /// Context: as the allocator allows; the mapping path calls it where it creates a table.
+    /// Context: the mapping path calls it where it creates a table, with an interrupt-safe lock
+    /// held. Mappings can be made wherever the allocator can be called like that.
     fn allocate(&self, size: usize, align: usize) -> Option<PhysAddr>;
 
     /// Gives back what [`allocate`](Self::allocate) returned.

@@ -448,7 +448,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "memory comes back though its unmap was not confirmed",
-        "iommu-core/src/domain.rs",
+        "iommu-core/src/mapped.rs",
         &[(
             "                self.domain.leak(&block);\n",
             "                let _ = &block;\n",
