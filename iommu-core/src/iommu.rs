@@ -321,7 +321,7 @@ impl<L: RawLock> Shared<L> {
             if let Some(mut member) = state.members.pop() {
                 match failure {
                     Failure::Prepare(_) => instance.ops.release(&mut member),
-                    Failure::Commit(_) => core::mem::forget(member),
+                    Failure::Commit(_) => give_up(member),
                 }
             }
             state.forget_if_empty();
@@ -425,11 +425,7 @@ impl<L: RawLock> Shared<L> {
         };
         match parked {
             Ok(()) => member.instance().clone().ops.release(&mut member),
-            // The hardware may go on using what the backend keeps for the device, and the domains.
-            Err(_) => {
-                quarantine(core::slice::from_mut(&mut member));
-                core::mem::forget(member);
-            }
+            Err(_) => give_up(member),
         }
         state.forget_if_empty();
         parked.map(|()| rest)
@@ -462,6 +458,13 @@ impl<L: RawLock> Shared<L> {
             domain.drop_direct(ranges);
         }
     }
+}
+
+/// Leaves a device to itself that the hardware did not confirm to have moved: what it may go on
+/// using, the backend's state and the domains, is never freed.
+fn give_up(mut member: Member) {
+    quarantine(core::slice::from_mut(&mut member));
+    core::mem::forget(member);
 }
 
 fn rest(member: &Member) -> Rest {
