@@ -179,17 +179,28 @@ impl State {
         let Some((handler, domain)) = handled else {
             return Delivery::Nobody(PageResponse::Invalid);
         };
-        let same = |other: &PageRequest| {
-            (other.stream, other.pasid, other.tag) == (request.stream, request.pasid, request.tag)
-        };
+        let key = |request: &PageRequest| (request.stream, request.pasid, request.tag);
+        let same = |other: &PageRequest| key(other) == key(&request);
+        let spoiled = member
+            .spoiled
+            .iter()
+            .position(|group| *group == key(&request));
         if !request.last {
-            if member.partial.len() == MAX_PARTIAL {
-                // The group cannot be served as a whole any more; its last request is answered.
-                member.partial.retain(|other| !same(other));
-                return Delivery::Nobody(PageResponse::Failure);
+            if spoiled.is_some() {
+                return Delivery::Kept;
             }
-            member.partial.push(request);
+            if member.partial.len() < MAX_PARTIAL {
+                member.partial.push(request);
+            } else {
+                // The group cannot be served as a whole; its last request is answered.
+                member.partial.retain(|other| !same(other));
+                member.spoiled.push(key(&request));
+            }
             return Delivery::Kept;
+        }
+        if let Some(at) = spoiled {
+            member.spoiled.swap_remove(at);
+            return Delivery::Nobody(PageResponse::Failure);
         }
         let mut requests: Vec<PageRequest> = member
             .partial

@@ -2,16 +2,13 @@
 
 use core::fmt;
 
-use crate::addr::Pasid;
-use crate::domain::DomainRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{Group, State};
 use crate::iommu::{DeviceId, Shared};
-use crate::member::{Attached, Member};
-use crate::ops::Slot;
-use crate::pasid::block_all_pasids;
+use crate::member::Attached;
+use crate::pasid::{block_all_pasids, restore_pasids};
 use crate::platform::{RawLock, SpinLock};
-use crate::transaction::{Failure, Outcome, attach, attach_pasid, park};
+use crate::transaction::{Failure, Outcome, attach, park};
 
 /// Keeps a device parked while it is being reset. Fences nest: the device comes back when the last
 /// one ends, to what its group is on then.
@@ -22,6 +19,8 @@ use crate::transaction::{Failure, Outcome, attach, attach_pasid, park};
 pub struct ResetFence<L: RawLock = SpinLock> {
     group: Group<L>,
     id: DeviceId,
+    /// A reset had failed when it was raised; this one may make up for it.
+    heals: bool,
     failed: bool,
     ended: bool,
 }
@@ -35,28 +34,41 @@ impl<L: RawLock> ResetFence<L> {
     /// hardware where a fence stands already, or where the device's attach is deferred.
     pub(crate) fn raise(group: &Group<L>, id: DeviceId) -> Result<Self> {
         let state = &mut *group.state.lock();
-        let Some(member) = state.member(id) else {
+        let Some(at) = state.members.iter().position(|member| member.id() == id) else {
             return Err(Error::new(
                 ErrorKind::Internal,
                 "a device is not in its group",
             ));
         };
-        if member.fences == 0 && !matches!(member.attached(), Attached::Deferred) {
+        if state.members[at].fences == 0 {
             let shared = &group.shared;
-            block_all_pasids(shared, member)
-                .and_then(|()| park(shared, core::slice::from_mut(member)))
-                .map_err(Failure::into_error)?;
-            if let Err(error) = member.control().set_ats(false) {
+            let parked = block_all_pasids(shared, &mut state.members, at)
+                .and_then(|()| park(shared, &mut state.members, |member| member.id() == id));
+            if let Err(failure) = parked {
+                if restore_pasids(shared, state, at).is_err() {
+                    log::error!("PASIDs of a device that could not be parked stay blocked");
+                }
+                return Err(failure.into_error());
+            }
+            let member = &state.members[at];
+            let deferred = matches!(member.attached(), Attached::Deferred);
+            if !deferred
+                && member.control().is_reachable()
+                && let Err(error) = member.control().set_ats(false)
+            {
                 log::warn!(
                     "{}: its ATS cannot be switched off: {error}",
                     member.culprit()
                 );
             }
         }
-        member.fences += 1;
+        let fences = &mut state.members[at].fences;
+        let heals = *fences & STUCK != 0;
+        *fences += 1;
         Ok(Self {
             group: group.clone(),
             id,
+            heals,
             failed: false,
             ended: false,
         })
@@ -91,7 +103,7 @@ impl<L: RawLock> ResetFence<L> {
         let fences = &mut state.members[at].fences;
         if self.failed {
             *fences |= STUCK;
-        } else {
+        } else if self.heals {
             *fences &= !STUCK;
         }
         *fences -= 1;
@@ -104,26 +116,18 @@ impl<L: RawLock> ResetFence<L> {
 
 /// Puts one member on what its group is on.
 fn restore<L: RawLock>(shared: &Shared<L>, state: &mut State, at: usize) -> Outcome {
-    let member = core::slice::from_mut(&mut state.members[at]);
-    if let Some(domain) = &state.domain {
-        attach(shared, member, domain, state.default.as_ref())?;
+    let id = state.members[at].id();
+    if let Some(domain) = state.domain.clone() {
+        let default = state.default.clone();
+        attach(
+            shared,
+            &mut state.members,
+            &domain,
+            default.as_ref(),
+            |member| member.id() == id,
+        )?;
     }
-    let mut result = Ok(());
-    for (pasid, domain) in &state.pasids {
-        result = result.and(restore_pasid(shared, member, *pasid, domain));
-    }
-    result
-}
-
-fn restore_pasid<L: RawLock>(
-    shared: &Shared<L>,
-    member: &mut [Member],
-    pasid: Pasid,
-    domain: &DomainRef,
-) -> Outcome {
-    attach_pasid(shared, member, Slot::Pasid(pasid), |member| {
-        (member.max_pasids > 0).then(|| domain.clone())
-    })
+    restore_pasids(shared, state, at)
 }
 
 impl<L: RawLock> Drop for ResetFence<L> {

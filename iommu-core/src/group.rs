@@ -66,6 +66,16 @@ impl State {
         self.members.iter_mut().find(|member| member.id() == id)
     }
 
+    pub(crate) fn check_not_claimed(&self) -> Result {
+        match self.owner {
+            Owner::Claimed => Err(Error::new(
+                ErrorKind::NotPermitted,
+                "somebody claimed the group",
+            )),
+            Owner::Nobody | Owner::Drivers(_) => Ok(()),
+        }
+    }
+
     /// A reset fences off a member: attaches would reach it.
     pub(crate) fn check_fences(&self) -> Result {
         match self.members.iter().find(|member| member.fences > 0) {
@@ -80,7 +90,9 @@ impl State {
     /// be on.
     pub(crate) fn attach<L: RawLock>(&mut self, shared: &Shared<L>, domain: &DomainRef) -> Result {
         let default = self.default.clone();
-        let result = attach(shared, &mut self.members, domain, default.as_ref());
+        let result = attach(shared, &mut self.members, domain, default.as_ref(), |_| {
+            true
+        });
         self.note(result, Some(domain.clone()))
     }
 
@@ -89,7 +101,7 @@ impl State {
         match self.default.clone() {
             Some(default) => self.attach(shared, &default),
             None => {
-                let result = park(shared, &mut self.members);
+                let result = park(shared, &mut self.members, |_| true);
                 self.note(result, None)
             }
         }
@@ -142,7 +154,13 @@ impl<L: RawLock> Group<L> {
     ///   not confirm are [`Attached::Uncertain`], the others are on `domain`.
     pub fn attach(&self, domain: &DomainRef) -> Result {
         let state = &mut *self.state.lock();
-        self.check_free(state)?;
+        state.check_not_claimed()?;
+        if matches!(state.owner, Owner::Drivers(2..)) {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                "several drivers share the default domain",
+            ));
+        }
         state.check_fences()?;
         state.attach(&self.shared, domain)
     }
@@ -158,24 +176,8 @@ impl<L: RawLock> Group<L> {
     /// As [`attach`](Self::attach), but for `Busy`.
     pub fn detach(&self) -> Result {
         let state = &mut *self.state.lock();
-        if state.owner == Owner::Claimed {
-            self.check_free(state)?;
-        }
+        state.check_not_claimed()?;
         state.attach_default(&self.shared)
-    }
-
-    fn check_free(&self, state: &State) -> Result {
-        match state.owner {
-            Owner::Nobody | Owner::Drivers(0 | 1) => Ok(()),
-            Owner::Drivers(_) => Err(Error::new(
-                ErrorKind::Busy,
-                "several drivers share the default domain",
-            )),
-            Owner::Claimed => Err(Error::new(
-                ErrorKind::NotPermitted,
-                "somebody claimed the group",
-            )),
-        }
     }
 
     /// The domain that the group's devices are meant to be on; `None` where each rests at its park
@@ -207,7 +209,8 @@ impl<L: RawLock> Group<L> {
         quarantine(&mut state.members);
     }
 
-    /// Attaches a member whose attach is deferred to what its group is on.
+    /// Attaches a member whose attach is deferred to what its group is on, and with it those that
+    /// share a stream with it: what is moved for one is moved for all.
     pub(crate) fn attach_deferred(&self, id: DeviceId) -> Result {
         let state = &mut *self.state.lock();
         let Some(domain) = state.domain.clone() else {
@@ -222,9 +225,26 @@ impl<L: RawLock> Group<L> {
         if member.fences > 0 {
             return Err(Error::new(ErrorKind::Busy, "it is being reset").of(member.culprit()));
         }
-        attach(&self.shared, core::slice::from_mut(member), &domain, None)
-            .map_err(Failure::into_error)
+        member.joins = true;
+        while let Some(at) = next_alias(&state.members) {
+            state.members[at].joins = true;
+        }
+        let chosen = |member: &Member| member.joins;
+        let result = attach(&self.shared, &mut state.members, &domain, None, chosen);
+        for member in &mut state.members {
+            member.joins = false;
+        }
+        result.map_err(Failure::into_error)
     }
+}
+
+/// A deferred member that shares a stream with one that joins, and does not join yet.
+fn next_alias(members: &[Member]) -> Option<usize> {
+    members.iter().position(|member| {
+        let deferred = matches!(member.attached(), Attached::Deferred);
+        let joining = |other: &Member| other.joins && other.shares_stream(member);
+        deferred && !member.joins && members.iter().any(joining)
+    })
 }
 
 /// Stores aborting entries and switches the devices' caches off. Claims no more than that.

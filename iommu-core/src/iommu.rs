@@ -16,11 +16,11 @@ use crate::group::{Group, Locked, Owner, State, quarantine};
 use crate::member::{Attached, Member};
 use crate::ops::{IommuOps, PagingConfig, Slot};
 use crate::park::FixedDomains;
-use crate::pasid::block_all_pasids;
+use crate::pasid::{block_all_pasids, restore_pasids};
 use crate::platform::{DeviceControl, RawLock, SpinLock};
 use crate::registry::Registry;
 use crate::reserved::ReservedRegion;
-use crate::transaction::{Failure, Outcome, attach, attach_pasid, park};
+use crate::transaction::{Failure, Outcome, attach, park};
 
 /// Tells devices apart for as long as the core lives.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -356,37 +356,32 @@ impl<L: RawLock> Shared<L> {
 
     /// Attaches a new member to what its group is on.
     fn bring_in(&self, state: &mut State, at: usize) -> Outcome {
-        let member = &mut state.members[at..];
-        match &state.domain {
-            Some(domain) => attach(self, member, domain, state.default.as_ref())?,
-            None => self.rest(&mut member[0])?,
+        let id = state.members[at].id();
+        let newcomer = |member: &Member| member.id() == id;
+        match state.domain.clone() {
+            Some(domain) => {
+                let default = state.default.clone();
+                attach(
+                    self,
+                    &mut state.members,
+                    &domain,
+                    default.as_ref(),
+                    newcomer,
+                )?;
+            }
+            None if rests(&state.members[at]) => {}
+            None => park(self, &mut state.members, newcomer)?,
         }
-        for (index, (pasid, domain)) in state.pasids.iter().enumerate() {
-            let attached = attach_pasid(self, member, Slot::Pasid(*pasid), |member| {
-                (member.max_pasids > 0).then(|| domain.clone())
-            });
-            let Err(failure) = attached else { continue };
-            log::debug!("attach of PASID {pasid} failed after {index} others");
+        restore_pasids(self, state, at).or_else(|failure| {
             // Back to where it rests, so that nothing of the group is left with it.
-            block_all_pasids(self, &mut member[0])?;
-            park(self, member)?;
-            return Err(failure);
-        }
-        Ok(())
-    }
-
-    /// Makes sure that a newcomer rests where the core says, not only where the backend found it:
-    /// regions that only the platform knows of pin a device too.
-    fn rest(&self, member: &mut Member) -> Outcome {
-        let rests = match member.attached() {
-            Attached::Deferred => true,
-            on => on.is(member.instance().fixed.park_target(member.require_direct())),
-        };
-        if rests {
-            Ok(())
-        } else {
-            park(self, core::slice::from_mut(member))
-        }
+            state.members[at].leaving = true;
+            block_all_pasids(self, &mut state.members, at).and(park(
+                self,
+                &mut state.members,
+                newcomer,
+            ))?;
+            Err(failure)
+        })
     }
 
     pub(crate) fn release(&self, device: &Device<L>) -> Result<Rest> {
@@ -402,21 +397,21 @@ impl<L: RawLock> Shared<L> {
             .members
             .iter()
             .position(|member| member.id() == device.id);
-        let mut member = state.members.swap_remove(at.ok_or(Error::new(
+        let at = at.ok_or(Error::new(
             ErrorKind::Internal,
             "a device is not in its group",
-        ))?);
+        ))?;
+        let deferred = matches!(state.members[at].attached(), Attached::Deferred);
         // What another device presents too stays as it is until that one leaves.
-        let others = &state.members;
-        member.keep_streams(|stream| !others.iter().any(|other| other.presents(*stream)));
-        let deferred = matches!(member.attached(), Attached::Deferred);
-        let parked = if deferred {
-            Ok(())
-        } else {
-            block_all_pasids(self, &mut member)
-                .and(park(self, core::slice::from_mut(&mut member)))
-                .map_err(Failure::into_error)
-        };
+        state.members[at].leaving = true;
+        let parked = block_all_pasids(self, &mut state.members, at).and(park(
+            self,
+            &mut state.members,
+            |member| member.leaving,
+        ));
+        let parked = parked.map_err(Failure::into_error);
+        let mut member = state.members.swap_remove(at);
+        self.give_back(state, &member);
         member.answer_all(PageResponse::Invalid);
         let rest = if deferred {
             Rest::Untouched
@@ -429,6 +424,32 @@ impl<L: RawLock> Shared<L> {
         }
         state.forget_if_empty();
         parked.map(|()| rest)
+    }
+
+    /// Puts streams that a fenced device held parked, and has left behind, on what the group is on:
+    /// devices that stay present them too.
+    fn give_back(&self, state: &mut State, left: &Member) {
+        let Some(domain) = state.domain.clone() else {
+            return;
+        };
+        if left.fences == 0 {
+            return;
+        }
+        let default = state.default.clone();
+        let given = attach(
+            self,
+            &mut state.members,
+            &domain,
+            default.as_ref(),
+            |member| member.shares_stream(left),
+        );
+        if let Err(failure) = given {
+            let error = failure.into_error();
+            log::error!(
+                "streams that {} held parked stay so: {error}",
+                left.culprit()
+            );
+        }
     }
 
     /// What attaching the traffic of `slot` to `domain` maps 1:1 there.
@@ -465,6 +486,15 @@ impl<L: RawLock> Shared<L> {
 fn give_up(mut member: Member) {
     quarantine(core::slice::from_mut(&mut member));
     core::mem::forget(member);
+}
+
+/// Whether a newcomer rests where the core says, not only where the backend found it: regions that
+/// only the platform knows of pin a device too.
+fn rests(member: &Member) -> bool {
+    match member.attached() {
+        Attached::Deferred => true,
+        on => on.is(member.instance().fixed.park_target(member.require_direct())),
+    }
 }
 
 fn rest(member: &Member) -> Rest {

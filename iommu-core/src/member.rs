@@ -117,8 +117,7 @@ pub struct Member {
     info: Arc<DeviceInfo>,
     control: Arc<dyn DeviceControl>,
     state: Box<dyn Any + Send>,
-    /// The streams that an attach moves: all it presents, but while it is released those that a
-    /// device that stays presents too.
+    /// The streams that the attach under way moves: of those it presents.
     streams: Vec<StreamId>,
     reserved: Arc<[ReservedRegion]>,
     direct: Arc<[AddrRange]>,
@@ -138,8 +137,14 @@ pub struct Member {
     /// Page requests whose group is not complete yet.
     pub(crate) partial: Vec<PageRequest>,
     pub(crate) outstanding: Vec<Arc<Outstanding>>,
+    /// Groups of page requests that were too many to keep: by stream, PASID and tag.
+    pub(crate) spoiled: Vec<(StreamId, Option<Pasid>, u16)>,
     /// How many reset fences stand.
     pub(crate) fences: u32,
+    /// On its way out of the group.
+    pub(crate) leaving: bool,
+    /// Among those whose deferred attach is performed.
+    pub(crate) joins: bool,
 }
 
 impl Member {
@@ -182,7 +187,10 @@ impl Member {
             faulting: 0,
             partial: Vec::new(),
             outstanding: Vec::new(),
+            spoiled: Vec::new(),
             fences: 0,
+            leaving: false,
+            joins: false,
         }
     }
 
@@ -200,8 +208,8 @@ impl Member {
         self.info.name()
     }
 
-    /// The streams that an attach moves, sorted, each once. At a release, those that another device
-    /// of the group presents too are not among them.
+    /// The streams that an attach moves, sorted, each once. Those that another device of the group
+    /// presents too are not among them at a release, nor while that device is being reset.
     #[must_use]
     pub fn streams(&self) -> &[StreamId] {
         &self.streams
@@ -212,8 +220,17 @@ impl Member {
         self.info.stream_ids().contains(&stream)
     }
 
-    pub(crate) fn keep_streams(&mut self, keep: impl FnMut(&StreamId) -> bool) {
-        self.streams.retain(keep);
+    /// Moves those of its streams for which `moved` says so. Allocates nothing.
+    pub(crate) fn choose_streams(&mut self, moved: impl Fn(StreamId) -> bool) {
+        self.streams.clear();
+        let all = self.info.stream_ids().iter().copied();
+        self.streams.extend(all.filter(|stream| moved(*stream)));
+    }
+
+    /// Whether the two present a stream in common.
+    pub(crate) fn shares_stream(&self, other: &Self) -> bool {
+        let mut own = self.info.stream_ids().iter();
+        own.any(|stream| other.presents(*stream))
     }
 
     /// The way to talk to the device itself.
@@ -380,6 +397,7 @@ impl Member {
     /// Answers everything that the device is waiting for.
     pub(crate) fn answer_all(&mut self, response: PageResponse) {
         self.partial.clear();
+        self.spoiled.clear();
         for outstanding in self.outstanding.drain(..) {
             outstanding.answer(response);
         }

@@ -170,11 +170,12 @@ impl<L: RawLock> Claim<L> {
     }
 
     /// Ends the claim: PASIDs are detached, and the group goes to its default domain or, without
-    /// one, to where each device rests.
+    /// one, to where each device rests. Where a device cannot be prepared for that, all of them go
+    /// to the blocked domain; [`Group::detach`] tries again.
     ///
     /// # Errors
     ///
-    /// Failures of the hardware itself, as in [`Group::attach`]. The claim has ended all the same.
+    /// As [`Group::attach`]. The claim has ended all the same.
     pub fn release(mut self) -> Result {
         self.end()
     }
@@ -183,8 +184,16 @@ impl<L: RawLock> Claim<L> {
         self.ended = true;
         let state = &mut *self.group.state.lock();
         state.owner = Owner::Nobody;
-        let pasids = state.detach_all_pasids(&self.group.shared);
-        state.attach_default(&self.group.shared).and(pasids)
+        let shared = &self.group.shared;
+        let pasids = state.detach_all_pasids(shared);
+        let home = state.attach_default(shared);
+        if home.is_err() && !state.is_on(state.default.as_ref()) {
+            // Home may be out of reach; what the owner gave is not where they stay. Blocking needs
+            // nothing that could be missing.
+            let blocked = state.instance.fixed.blocked.clone();
+            state.attach(shared, &blocked)?;
+        }
+        home.and(pasids)
     }
 }
 

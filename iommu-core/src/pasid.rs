@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use crate::addr::Pasid;
 use crate::domain::DomainRef;
 use crate::error::{Culprit, Error, ErrorKind, Result};
-use crate::group::{Group, Owner, State};
+use crate::group::{Group, State};
 use crate::iommu::Shared;
 use crate::member::Member;
 use crate::ops::Slot;
@@ -22,18 +22,13 @@ impl<L: RawLock> Group<L> {
     ///
     /// [`ErrorKind::InvalidArgument`] for PASID 0, one that a device does not have, or a domain of
     /// another IOMMU; [`ErrorKind::Unsupported`] where no device of the group has PASIDs;
-    /// [`ErrorKind::AlreadyExists`] where `domain` is attached to it already;
+    /// [`ErrorKind::AlreadyExists`] where every device's is on `domain` already;
     /// [`ErrorKind::NotPermitted`] where somebody claimed the group; [`ErrorKind::Busy`] while a
     /// device is being reset; otherwise as [`attach`](Self::attach). Where it fails, every PASID is
     /// where it was, but for failures of the hardware itself.
     pub fn attach_pasid(&self, pasid: Pasid, domain: &DomainRef) -> Result {
         let state = &mut *self.state.lock();
-        if state.owner == Owner::Claimed {
-            return Err(Error::new(
-                ErrorKind::NotPermitted,
-                "somebody claimed the group",
-            ));
-        }
+        state.check_not_claimed()?;
         state.attach_pasid(&self.shared, pasid, domain)
     }
 
@@ -43,9 +38,11 @@ impl<L: RawLock> Group<L> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] where nothing is attached; otherwise failures of the hardware itself.
+    /// [`ErrorKind::NotFound`] where nothing is attached; [`ErrorKind::NotPermitted`] where somebody
+    /// claimed the group; otherwise failures of the hardware itself: it can be tried again.
     pub fn detach_pasid(&self, pasid: Pasid) -> Result {
         let state = &mut *self.state.lock();
+        state.check_not_claimed()?;
         state.detach_pasid(&self.shared, pasid)
     }
 
@@ -89,7 +86,16 @@ impl State {
         }
         self.check_fences()?;
         let at = self.pasids.iter().position(|(at, _)| *at == pasid);
-        if at.is_some_and(|at| Arc::ptr_eq(&self.pasids[at].1, domain)) {
+        if Arc::ptr_eq(domain, &self.instance.fixed.blocked) {
+            return if at.is_some() {
+                self.detach_pasid(shared, pasid)
+            } else {
+                Ok(())
+            };
+        }
+        let mut able = self.members.iter().filter(|member| member.max_pasids > 0);
+        let on = |member: &Member| member.attached_pasid(pasid).is_some_and(|on| on.is(domain));
+        if able.all(on) {
             return Err(
                 Error::new(ErrorKind::AlreadyExists, "the PASID is on this domain")
                     .of(Culprit::Pasid(pasid)),
@@ -113,39 +119,73 @@ impl State {
         let at = at.ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "nothing is attached").of(Culprit::Pasid(pasid))
         })?;
+        block_pasid(shared, &mut self.members, pasid).map_err(Failure::into_error)?;
         self.pasids.swap_remove(at);
-        block_pasid(shared, &mut self.members, pasid).map_err(Failure::into_error)
+        Ok(())
     }
 
+    /// Ends the attachments of all PASIDs; the first failure does not stop the others.
     pub(crate) fn detach_all_pasids<L: RawLock>(&mut self, shared: &Shared<L>) -> Result {
         let mut result = Ok(());
-        while let Some((pasid, _)) = self.pasids.first() {
-            result = result.and(self.detach_pasid(shared, *pasid));
+        for at in (0..self.pasids.len()).rev() {
+            let pasid = self.pasids[at].0;
+            result = result.and(self.detach_pasid(shared, pasid));
         }
         result
     }
 }
 
 /// Ends the attachment of `pasid` at those of `members` that have one.
-pub(crate) fn block_pasid<L: RawLock>(
+fn block_pasid<L: RawLock>(shared: &Shared<L>, members: &mut [Member], pasid: Pasid) -> Outcome {
+    block_pasid_of(shared, members, pasid, |_| true)
+}
+
+fn block_pasid_of<L: RawLock>(
     shared: &Shared<L>,
     members: &mut [Member],
     pasid: Pasid,
+    chosen: impl Fn(&Member) -> bool,
 ) -> Outcome {
     attach_pasid(shared, members, Slot::Pasid(pasid), |member| {
-        let attached = member.attached_pasid(pasid).is_some();
+        let attached = chosen(member) && member.attached_pasid(pasid).is_some();
         attached.then(|| member.instance().fixed.blocked.clone())
     })
 }
 
-/// Ends the attachments of all PASIDs of `member`; the first failure does not stop the others.
-pub(crate) fn block_all_pasids<L: RawLock>(shared: &Shared<L>, member: &mut Member) -> Outcome {
+/// Ends the attachments of all PASIDs of the member `at`; the first failure does not stop the
+/// others.
+pub(crate) fn block_all_pasids<L: RawLock>(
+    shared: &Shared<L>,
+    members: &mut [Member],
+    at: usize,
+) -> Outcome {
+    let id = members[at].id();
     let mut result = Ok(());
-    for index in (0..member.pasids().count()).rev() {
-        let Some(pasid) = member.pasids().nth(index) else {
+    for index in (0..members[at].pasids().count()).rev() {
+        let Some(pasid) = members[at].pasids().nth(index) else {
             continue;
         };
-        result = result.and(block_pasid(shared, core::slice::from_mut(member), pasid));
+        let blocked = block_pasid_of(shared, members, pasid, |member| member.id() == id);
+        result = result.and(blocked);
+    }
+    result
+}
+
+/// Puts the PASIDs of the member `at` on what they are meant to be on; the first failure does not
+/// stop the others.
+pub(crate) fn restore_pasids<L: RawLock>(
+    shared: &Shared<L>,
+    state: &mut State,
+    at: usize,
+) -> Outcome {
+    let id = state.members[at].id();
+    let mut result = Ok(());
+    for (pasid, domain) in &state.pasids {
+        let restored = attach_pasid(shared, &mut state.members, Slot::Pasid(*pasid), |member| {
+            let chosen = member.id() == id && member.max_pasids > 0;
+            chosen.then(|| domain.clone())
+        });
+        result = result.and(restored);
     }
     result
 }

@@ -28,7 +28,8 @@ impl Failure {
     }
 }
 
-/// Moves the traffic without PASID of all `members` to `new`.
+/// Moves the traffic without PASID of those of `members` that are `chosen` to `new`. `members` is the
+/// whole group: what one of them presents matters to the others.
 ///
 /// A member whose attach is deferred stays as it is when `new` is `default`; one that a reset
 /// fences off stays parked, and is moved when that ends.
@@ -37,9 +38,11 @@ pub(crate) fn attach<L: RawLock>(
     members: &mut [Member],
     new: &DomainRef,
     default: Option<&DomainRef>,
+    chosen: impl Fn(&Member) -> bool,
 ) -> Outcome {
-    let pinned =
-        |member: &&Member| member.require_direct() && blocks(new, &member.instance().fixed.blocked);
+    let pinned = |member: &&Member| {
+        chosen(member) && member.require_direct() && blocks(new, &member.instance().fixed.blocked)
+    };
     if let Some(pinned) = members.iter().find(pinned) {
         let refused = Error::new(
             ErrorKind::InvalidArgument,
@@ -52,16 +55,25 @@ pub(crate) fn attach<L: RawLock>(
     let defers = default.is_some_and(|default| Arc::ptr_eq(default, new));
     for member in &mut *members {
         let stays = defers && matches!(member.attached(), Attached::Deferred);
-        let moves = !stays && member.fences == 0;
+        let moves = chosen(member) && !stays && member.fences == 0;
         member.set_pending(Slot::Rid, moves.then(|| new.clone()));
     }
     move_pending(shared, members, Slot::Rid)
 }
 
-/// Moves the traffic without PASID of each of `members` to where it rests. Members that a reset
-/// fences off rest already.
-pub(crate) fn park<L: RawLock>(shared: &Shared<L>, members: &mut [Member]) -> Outcome {
+/// Moves the traffic without PASID of those of `members` that are `chosen` to where each rests.
+/// Members that a reset fences off, or whose attach is deferred, rest already.
+pub(crate) fn park<L: RawLock>(
+    shared: &Shared<L>,
+    members: &mut [Member],
+    chosen: impl Fn(&Member) -> bool,
+) -> Outcome {
     for member in &mut *members {
+        let deferred = matches!(member.attached(), Attached::Deferred);
+        if !chosen(member) || deferred || member.fences > 0 {
+            member.set_pending(Slot::Rid, None);
+            continue;
+        }
         let fixed = &member.instance().fixed;
         let target = fixed.park_target(member.require_direct()).clone();
         if member.require_direct() && blocks(&target, &fixed.blocked) {
@@ -70,8 +82,7 @@ pub(crate) fn park<L: RawLock>(shared: &Shared<L>, members: &mut [Member]) -> Ou
                 member.culprit()
             );
         }
-        let moves = member.fences == 0;
-        member.set_pending(Slot::Rid, moves.then_some(target));
+        member.set_pending(Slot::Rid, Some(target));
     }
     move_pending(shared, members, Slot::Rid)
 }
@@ -90,8 +101,27 @@ pub(crate) fn attach_pasid<L: RawLock>(
     move_pending(shared, members, slot)
 }
 
+/// Says which streams each member moves: all that it presents, but not those that would un-park a
+/// member that a reset fences off, and, where it is leaving, not those that somebody who stays
+/// presents too.
+fn choose_streams(members: &mut [Member]) {
+    for at in 0..members.len() {
+        let (before, rest) = members.split_at_mut(at);
+        let Some((member, after)) = rest.split_first_mut() else {
+            return;
+        };
+        let leaving = member.leaving;
+        let kept = |other: &Member| leaving || other.fences > 0;
+        member.choose_streams(|stream| {
+            let mut others = before.iter().chain(&*after);
+            !others.any(|other| kept(other) && other.presents(stream))
+        });
+    }
+}
+
 /// Prepares every member that has a pending domain, then commits them all.
 fn move_pending<L: RawLock>(shared: &Shared<L>, members: &mut [Member], slot: Slot) -> Outcome {
+    choose_streams(members);
     for at in 0..members.len() {
         if let Err(error) = prepare(shared, &mut members[at]) {
             members[..at]
@@ -173,6 +203,7 @@ fn settle<L: RawLock>(shared: &Shared<L>, member: &mut Member) {
     };
     // A request that was made under the old domain must not be served under the new one.
     member.answer_outstanding(slot, PageResponse::Invalid);
+    member.partial.retain(|request| request.slot() != slot);
     for old in left.domains() {
         shared.drop_direct(old, member, slot);
         member.drop_faults(old);

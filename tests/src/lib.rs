@@ -2,6 +2,7 @@
 
 pub mod cases;
 pub mod clock;
+pub mod contracts;
 pub mod differential;
 pub mod machine;
 pub mod model;
