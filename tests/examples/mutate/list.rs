@@ -192,8 +192,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "release parks nothing",
         "iommu-core/src/iommu.rs",
         &[(
-            "                .and(park(self, core::slice::from_mut(&mut member)))\n",
-            "                .and({ member.landed(); Ok(()) })\n",
+            "            |member| member.leaving,\n",
+            "            |member| member.leaving && member.fences > 9,\n",
         )],
     ),
     mutation(
@@ -262,10 +262,10 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "release touches a device whose attach is deferred",
-        "iommu-core/src/iommu.rs",
+        "iommu-core/src/transaction.rs",
         &[(
-            "        let deferred = matches!(member.attached(), Attached::Deferred);\n        let parked = if deferred {",
-            "        let deferred = false;\n        let parked = if deferred {",
+            "if !chosen(member) || deferred || member.fences > 0 {",
+            "if !chosen(member) || (deferred && false) || member.fences > 0 {",
         )],
     ),
     mutation(
@@ -317,16 +317,16 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "the backend forgets a device that could not be parked",
         "iommu-core/src/iommu.rs",
         &[(
-            "                quarantine(core::slice::from_mut(&mut member));\n                core::mem::forget(member);",
-            "                member.instance().clone().ops.release(&mut member);",
+            "            Err(_) => give_up(member),\n",
+            "            Err(_) => member.instance().clone().ops.release(&mut member),\n",
         )],
     ),
     mutation(
         "PASIDs stay attached at a release",
         "iommu-core/src/iommu.rs",
         &[(
-            "            block_all_pasids(self, &mut member)\n                .and(",
-            "            Ok(()).and(",
+            "let parked = block_all_pasids(self, &mut state.members, at).and(park(",
+            "let parked = Ok(()).and(park(",
         )],
     ),
     mutation(
@@ -388,7 +388,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     mutation(
         "a nested fence ends the outer one",
         "iommu-core/src/fence.rs",
-        &[("        member.fences += 1;", "        member.fences = 1;")],
+        &[("        *fences += 1;", "        *fences = 1;")],
     ),
     mutation(
         "a device that is being reset can be attached",
@@ -410,16 +410,16 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "a reset leaves the device's ATS on",
         "iommu-core/src/fence.rs",
         &[(
-            "if let Err(error) = member.control().set_ats(false) {",
-            "if let Err(error) = member.control().set_ats(true) {",
+            "member.control().set_ats(false)",
+            "member.control().set_ats(true)",
         )],
     ),
     mutation(
         "the first of two devices parks the stream they share",
-        "iommu-core/src/iommu.rs",
+        "iommu-core/src/transaction.rs",
         &[(
-            "        member.keep_streams(|stream| !others.iter().any(|other| other.presents(*stream)));",
-            "        let _ = others;",
+            "        let leaving = member.leaving;",
+            "        let leaving = member.leaving && member.fences > 9;",
         )],
     ),
     mutation(
@@ -503,5 +503,10 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
             "            self.leak();\n        }\n    }",
             "        }\n    }",
         )],
+    ),
+    mutation(
+        "an attach moves a stream that a device in reset presents",
+        "iommu-core/src/transaction.rs",
+        &[("leaving || other.fences > 0", "leaving || other.fences > 9")],
     ),
 ];
