@@ -143,7 +143,7 @@ pub struct Device<L: RawLock = SpinLock> {
     pub(crate) info: Arc<DeviceInfo>,
     pub(crate) reserved: Arc<[ReservedRegion]>,
     /// The attach has not been performed yet; once it has, it never is again.
-    pub(crate) deferred: AtomicBool,
+    pub(crate) deferred: Arc<AtomicBool>,
     pub(crate) group: Group<L>,
     pub(crate) released: bool,
 }
@@ -223,7 +223,6 @@ impl<L: RawLock> Device<L> {
     pub fn attach_now(&self) -> Result {
         if self.deferred.load(Ordering::Acquire) {
             self.group.attach_deferred(self.id)?;
-            self.deferred.store(false, Ordering::Release);
         }
         Ok(())
     }
@@ -236,7 +235,7 @@ impl<L: RawLock> Device<L> {
     /// As [`attach_now`](Self::attach_now) and [`Domain::map_block`](crate::Domain::map_block);
     /// [`ErrorKind::WouldBlock`] where the attach is still deferred and `context` may not block:
     /// call [`attach_now`](Self::attach_now) before. [`ErrorKind::Unsupported`] where the group is
-    /// on no domain that maps.
+    /// on no domain that maps, [`ErrorKind::NotPermitted`] where somebody claimed it.
     pub fn map_block<M: DmaMemory>(
         &self,
         context: Context,
@@ -260,7 +259,18 @@ impl<L: RawLock> Device<L> {
                 });
             }
         }
-        match self.domain() {
+        let domain = {
+            let state = self.group.state.lock();
+            state.check_not_claimed().map(|()| state.domain.clone())
+        };
+        let domain = match domain {
+            Ok(domain) => domain,
+            Err(error) => {
+                let block = Some(block);
+                return Err(MapBlockError { error, block });
+            }
+        };
+        match domain {
             Some(domain) => domain.map_block(iova, block, prot),
             None => {
                 let none = Error::new(ErrorKind::Unsupported, "the group is on no domain");

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use once_cell::race::OnceBox;
 
@@ -13,7 +13,7 @@ use crate::error::{Culprit, Error, ErrorKind, Result};
 /// The ranges of a domain that are mapped 1:1 for firmware, each counted by the devices that need
 /// it.
 ///
-/// A chain that only grows: [`overlaps`](Self::overlaps) runs on the mapping path, takes no lock
+/// A chain that only grows: to ask it takes no lock
 /// and, where no device was ever pinned, costs one load. Changes are made with the core's lock for
 /// them held.
 #[derive(Default)]
@@ -24,6 +24,9 @@ pub(crate) struct DirectMappings {
 struct Entry {
     range: AddrRange,
     users: AtomicUsize,
+    /// The mapping is there: what is counted but not yet mapped may still be somebody else's to
+    /// unmap.
+    mapped: AtomicBool,
     next: OnceBox<Entry>,
 }
 
@@ -39,9 +42,15 @@ impl DirectMappings {
             .filter(|entry| entry.users.load(Ordering::Acquire) > 0)
     }
 
-    /// Whether a part of `range` is pinned.
-    pub(crate) fn overlaps(&self, range: AddrRange) -> bool {
+    /// Whether a part of `range` is pinned, or about to be: nobody else maps there.
+    pub(crate) fn claims(&self, range: AddrRange) -> bool {
         self.live().any(|entry| entry.range.overlaps(range))
+    }
+
+    /// Whether a part of `range` is pinned: nobody unmaps there.
+    pub(crate) fn holds(&self, range: AddrRange) -> bool {
+        self.live()
+            .any(|entry| entry.mapped.load(Ordering::Acquire) && entry.range.overlaps(range))
     }
 
     fn entry(&self, range: AddrRange) -> &Entry {
@@ -56,6 +65,7 @@ impl DirectMappings {
             Box::new(Entry {
                 range,
                 users: AtomicUsize::new(0),
+                mapped: AtomicBool::new(false),
                 next: OnceBox::new(),
             })
         })
@@ -132,7 +142,7 @@ impl Domain {
             .of(Culprit::Range(range)));
         }
         let entry = self.direct.entry(pages);
-        // Counted before it is mapped: from here on nobody else maps or unmaps there.
+        // Counted before it is mapped: from here on nobody else maps there.
         if entry.users.fetch_add(1, Ordering::AcqRel) > 0 {
             return Ok(());
         }
@@ -144,7 +154,10 @@ impl Domain {
             reached = Some(gap.last());
             Ok(())
         });
-        let Err(error) = mapped else { return Ok(()) };
+        let Err(error) = mapped else {
+            entry.mapped.store(true, Ordering::Release);
+            return Ok(());
+        };
         if let Some(end) = reached {
             self.unmap_gaps(ops, entry, end);
         }
@@ -169,6 +182,7 @@ impl Domain {
             let entry = self.direct.entry(pages);
             if entry.users.load(Ordering::Acquire) == 1 {
                 self.unmap_gaps(ops, entry, pages.last());
+                entry.mapped.store(false, Ordering::Release);
             }
             entry.users.fetch_sub(1, Ordering::AcqRel);
         }

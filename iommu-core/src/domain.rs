@@ -267,7 +267,7 @@ impl Domain {
                     .of(Culprit::Range(target)),
             );
         }
-        if self.direct.overlaps(range) {
+        if self.direct.claims(range) {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
                 "firmware pinned a part of the range",
@@ -321,7 +321,7 @@ impl Domain {
     /// [`ErrorKind::Unsupported`] as in [`map`](Self::map).
     pub fn unmap(&self, iova: Iova, len: u64) -> Result {
         let (ops, range) = self.check(iova, len)?;
-        if self.direct.overlaps(range) {
+        if self.direct.holds(range) {
             return Err(Error::new(
                 ErrorKind::NotPermitted,
                 "firmware pinned a part of the range",

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::addr::{Iova, Pasid, StreamId};
 use crate::domain::{DomainRef, Prot};
@@ -46,7 +46,9 @@ pub enum PageResponse {
     Failure,
 }
 
-/// What handles the page faults of a domain.
+/// What handles the page faults of a domain. It is dropped with the domain, which may happen while a
+/// group is locked: it must not own anything of a group whose end takes that lock, such as a
+/// [`Device`](crate::Device) or a [`Claim`](crate::Claim).
 pub trait FaultHandler: Send + Sync + 'static {
     /// Takes a group of page requests. It may be answered at once or later, from anywhere.
     ///
@@ -91,7 +93,7 @@ impl Fault {
     /// Whether the answer still matters: a device that has left its domain was answered by that.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        !self.outstanding.answered.load(Ordering::Acquire)
+        !self.outstanding.is_answered()
     }
 
     /// Answers, unless the device has left the domain and was answered by that.
@@ -118,15 +120,20 @@ impl fmt::Debug for Fault {
 pub(crate) struct Outstanding {
     instance: Arc<Instance>,
     last: PageRequest,
-    answered: AtomicBool,
+    progress: AtomicU8,
 }
+
+const WAITING: u8 = 0;
+const ANSWERING: u8 = 1;
+const ANSWERED: u8 = 2;
 
 impl Outstanding {
     pub(crate) fn new(instance: Arc<Instance>, last: PageRequest) -> Arc<Self> {
+        let progress = AtomicU8::new(WAITING);
         Arc::new(Self {
             instance,
             last,
-            answered: AtomicBool::new(false),
+            progress,
         })
     }
 
@@ -135,13 +142,22 @@ impl Outstanding {
     }
 
     pub(crate) fn is_answered(&self) -> bool {
-        self.answered.load(Ordering::Acquire)
+        self.progress.load(Ordering::Acquire) == ANSWERED
     }
 
-    /// Answers if nobody has yet.
+    /// Answers if nobody has yet. When this returns, the answer is with the backend, whoever gave
+    /// it.
     pub(crate) fn answer(&self, response: PageResponse) {
-        if !self.answered.swap(true, Ordering::AcqRel) {
+        let first =
+            self.progress
+                .compare_exchange(WAITING, ANSWERING, Ordering::AcqRel, Ordering::Acquire);
+        if first.is_ok() {
             self.instance.ops.answer(&self.last, response);
+            self.progress.store(ANSWERED, Ordering::Release);
+            return;
+        }
+        while !self.is_answered() {
+            core::hint::spin_loop();
         }
     }
 }
@@ -158,6 +174,8 @@ pub(crate) enum Delivery {
 
 /// How many requests a device may have in groups that are not complete.
 const MAX_PARTIAL: usize = 512;
+/// How many groups of a device may be waiting for their answer.
+const MAX_OUTSTANDING: usize = 512;
 
 impl State {
     /// Takes in a page request of one of the members.
@@ -198,8 +216,15 @@ impl State {
             }
             return Delivery::Kept;
         }
+        member
+            .outstanding
+            .retain(|outstanding| !outstanding.is_answered());
         if let Some(at) = spoiled {
             member.spoiled.swap_remove(at);
+            return Delivery::Nobody(PageResponse::Failure);
+        }
+        if member.outstanding.len() >= MAX_OUTSTANDING {
+            member.partial.retain(|other| !same(other));
             return Delivery::Nobody(PageResponse::Failure);
         }
         let mut requests: Vec<PageRequest> = member
@@ -211,9 +236,6 @@ impl State {
         member.partial.retain(|other| !same(other));
         requests.push(request);
         let outstanding = Outstanding::new(member.instance().clone(), request);
-        member
-            .outstanding
-            .retain(|outstanding| !outstanding.is_answered());
         member.outstanding.push(outstanding.clone());
         Delivery::To(handler, Fault::new(requests, domain, outstanding))
     }

@@ -5,7 +5,6 @@ use core::fmt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::group::{Group, State};
 use crate::iommu::{DeviceId, Shared};
-use crate::member::Attached;
 use crate::pasid::{block_all_pasids, restore_pasids};
 use crate::platform::{RawLock, SpinLock};
 use crate::transaction::{Failure, Outcome, attach, park};
@@ -30,8 +29,8 @@ const STUCK: u32 = 1 << 31;
 
 impl<L: RawLock> ResetFence<L> {
     /// Parks the device: PASIDs go to the blocked domain first, then the rest to where it rests,
-    /// then the device's own translation cache is switched off. Nothing of it is sent to the
-    /// hardware where a fence stands already, or where the device's attach is deferred.
+    /// then the device's own translation cache is switched off. That ends the deferral of an
+    /// attach. Where a fence stands already, nothing of it is done again.
     pub(crate) fn raise(group: &Group<L>, id: DeviceId) -> Result<Self> {
         let state = &mut *group.state.lock();
         let Some(at) = state.members.iter().position(|member| member.id() == id) else {
@@ -51,9 +50,7 @@ impl<L: RawLock> ResetFence<L> {
                 return Err(failure.into_error());
             }
             let member = &state.members[at];
-            let deferred = matches!(member.attached(), Attached::Deferred);
-            if !deferred
-                && member.control().is_reachable()
+            if member.control().is_reachable()
                 && let Err(error) = member.control().set_ats(false)
             {
                 log::warn!(

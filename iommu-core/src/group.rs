@@ -101,7 +101,7 @@ impl State {
         match self.default.clone() {
             Some(default) => self.attach(shared, &default),
             None => {
-                let result = park(shared, &mut self.members, |_| true);
+                let result = park(shared, &mut self.members, |member| !member.is_deferred());
                 self.note(result, None)
             }
         }
@@ -110,7 +110,7 @@ impl State {
     /// After a commit, even one that failed, the group is meant to be on the new domain: members
     /// that landed are.
     fn note(&mut self, result: Outcome, domain: Option<DomainRef>) -> Result {
-        if !matches!(&result, Err(Failure::Prepare(_))) {
+        if !matches!(&result, Err(Failure::Prepare(_))) && !self.members.is_empty() {
             self.domain = domain;
         }
         result.map_err(Failure::into_error)

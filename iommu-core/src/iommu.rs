@@ -3,14 +3,15 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::AtomicBool;
 
 use lock_api::Mutex;
 use static_assertions::assert_impl_all;
 
-use crate::addr::AddrRange;
+use crate::addr::{AddrRange, Pasid};
 use crate::device::{Device, DeviceInfo, Rest};
 use crate::domain::{DomainKind, DomainRef};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::fault::{Delivery, FaultHandler, PageRequest, PageResponse};
 use crate::group::{Group, Locked, Owner, State, quarantine};
 use crate::member::{Attached, Member};
@@ -192,7 +193,7 @@ impl<L: RawLock> Iommu<L> {
                 id,
                 info,
                 reserved,
-                deferred: deferred.into(),
+                deferred,
                 group: Group {
                     shared: shared.clone(),
                     state,
@@ -294,7 +295,7 @@ impl<L: RawLock> Group<L> {
 
 impl<L: RawLock> Shared<L> {
     /// Probes the device and attaches it to what its group is on. Returns its reserved regions, and
-    /// whether its attach is deferred.
+    /// what says whether its attach is deferred.
     fn join(
         &self,
         id: DeviceId,
@@ -302,7 +303,7 @@ impl<L: RawLock> Shared<L> {
         info: &Arc<DeviceInfo>,
         control: Arc<dyn DeviceControl>,
         state: &Arc<Locked<L>>,
-    ) -> Outcome<(Arc<[ReservedRegion]>, bool)> {
+    ) -> Outcome<(Arc<[ReservedRegion]>, Arc<AtomicBool>)> {
         let state = &mut *state.lock();
         let probed = instance
             .ops
@@ -314,6 +315,7 @@ impl<L: RawLock> Shared<L> {
             return Err(Failure::Prepare(error));
         }
         member.set_home(state.default.clone());
+        member.yields = true;
         state.members.push(member);
         let at = state.members.len() - 1;
         let result = self.bring_in(state, at);
@@ -327,9 +329,9 @@ impl<L: RawLock> Shared<L> {
             state.forget_if_empty();
             return Err(failure);
         }
-        let member = &state.members[at];
-        let deferred = matches!(member.attached(), Attached::Deferred);
-        Ok((member.reserved(), deferred))
+        let member = &mut state.members[at];
+        member.yields = false;
+        Ok((member.reserved(), member.deferred_flag()))
     }
 
     /// Whether the device may join, and for the first of a group, what the group is on.
@@ -341,6 +343,14 @@ impl<L: RawLock> Shared<L> {
             )
             .of(member.culprit()));
         }
+        let beyond = |pasid: &Pasid| member.max_pasids > 0 && pasid.get() > member.max_pasids;
+        if let Some((pasid, _)) = state.pasids.iter().find(|(pasid, _)| beyond(pasid)) {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "the group uses a PASID that the device does not have",
+            )
+            .of(Culprit::Pasid(*pasid)));
+        }
         if state.members.is_empty() {
             state.default = match self.config.default_domain {
                 DefaultDomain::Paging => {
@@ -349,7 +359,10 @@ impl<L: RawLock> Shared<L> {
                 DefaultDomain::Identity => state.instance.fixed.identity.clone(),
                 DefaultDomain::Parked => None,
             };
-            state.domain.clone_from(&state.default);
+            state.domain = match state.owner {
+                Owner::Claimed => Some(state.instance.fixed.blocked.clone()),
+                Owner::Nobody | Owner::Drivers(_) => state.default.clone(),
+            };
         }
         Ok(())
     }
@@ -360,21 +373,21 @@ impl<L: RawLock> Shared<L> {
         let newcomer = |member: &Member| member.id() == id;
         match state.domain.clone() {
             Some(domain) => {
-                let default = state.default.clone();
-                attach(
-                    self,
-                    &mut state.members,
-                    &domain,
-                    default.as_ref(),
-                    newcomer,
-                )?;
+                // What it shares with devices that were attached has moved already, and PASIDs are
+                // attached beside what the kernel knows: both end the deferral.
+                let (others, new) = state.members.split_at(at);
+                let live = |other: &Member| !other.is_deferred() && other.shares_stream(&new[0]);
+                let used = !state.pasids.is_empty() && new[0].max_pasids > 0;
+                let ends = used || others.iter().any(live);
+                let default = state.default.clone().filter(|_| !ends);
+                let default = default.as_ref();
+                attach(self, &mut state.members, &domain, default, newcomer)?;
             }
             None if rests(&state.members[at]) => {}
             None => park(self, &mut state.members, newcomer)?,
         }
         restore_pasids(self, state, at).or_else(|failure| {
             // Back to where it rests, so that nothing of the group is left with it.
-            state.members[at].leaving = true;
             block_all_pasids(self, &mut state.members, at).and(park(
                 self,
                 &mut state.members,
@@ -401,13 +414,13 @@ impl<L: RawLock> Shared<L> {
             ErrorKind::Internal,
             "a device is not in its group",
         ))?;
-        let deferred = matches!(state.members[at].attached(), Attached::Deferred);
+        let deferred = state.members[at].is_deferred();
         // What another device presents too stays as it is until that one leaves.
-        state.members[at].leaving = true;
+        state.members[at].yields = true;
         let parked = block_all_pasids(self, &mut state.members, at).and(park(
             self,
             &mut state.members,
-            |member| member.leaving,
+            |member| member.yields && !member.is_deferred(),
         ));
         let parked = parked.map_err(Failure::into_error);
         let mut member = state.members.swap_remove(at);

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::addr::{AddrRange, Pasid, StreamId};
 use crate::device::DeviceInfo;
@@ -69,21 +70,21 @@ impl Attached {
         first.into_iter().chain(second)
     }
 
-    /// What becomes of it where a move to `new` was not confirmed.
-    fn uncertain(self, new: DomainRef) -> Self {
-        let old = match self {
-            Self::Deferred => None,
-            Self::On(old) => Some(old),
-            Self::Uncertain { old, new: earlier } => {
-                keep_for_good(Some(earlier));
-                old
-            }
-            Self::Quarantined { old, new: earlier } => {
-                keep_for_good(earlier);
-                old
-            }
+    /// What becomes of it where a move to `new` was not confirmed, and a domain that is held once
+    /// more than that says.
+    fn uncertain(self, new: DomainRef) -> (Self, Option<DomainRef>) {
+        let (old, earlier) = match self {
+            Self::Deferred => (None, None),
+            Self::On(old) => (Some(old), None),
+            Self::Uncertain { old, new: earlier } => (old, Some(earlier)),
+            Self::Quarantined { old, new: earlier } => (old, earlier),
         };
-        Self::Uncertain { old, new }
+        if let Some(earlier) = &earlier
+            && !Arc::ptr_eq(earlier, &new)
+        {
+            keep_for_good(earlier.clone());
+        }
+        (Self::Uncertain { old, new }, earlier)
     }
 
     fn quarantined(self) -> Self {
@@ -106,7 +107,7 @@ impl Attached {
 }
 
 /// The hardware may be on any of three domains, and there is room for two: this one is never freed.
-fn keep_for_good(domain: Option<DomainRef>) {
+fn keep_for_good(domain: DomainRef) {
     core::mem::forget(domain);
 }
 
@@ -126,6 +127,8 @@ pub struct Member {
     /// The group's default domain.
     home: Option<DomainRef>,
     attached: Attached,
+    /// Whether that is `Deferred`, for those who look without the group's lock.
+    deferred: Arc<AtomicBool>,
     pub(crate) max_pasids: u32,
     pasids: Vec<(Pasid, Attached)>,
     pending: Option<DomainRef>,
@@ -141,8 +144,8 @@ pub struct Member {
     pub(crate) spoiled: Vec<(StreamId, Option<Pasid>, u16)>,
     /// How many reset fences stand.
     pub(crate) fences: u32,
-    /// On its way out of the group.
-    pub(crate) leaving: bool,
+    /// On its way into the group or out of it: streams that others present too are theirs to move.
+    pub(crate) yields: bool,
     /// Among those whose deferred attach is performed.
     pub(crate) joins: bool,
 }
@@ -161,6 +164,7 @@ impl Member {
             attached,
             max_pasids,
         } = probed;
+        let deferred = matches!(attached, Attached::Deferred);
         reserved.extend_from_slice(info.reserved_regions());
         reserved.sort_by_key(|region| region.range());
         reserved.dedup();
@@ -178,6 +182,7 @@ impl Member {
             direct,
             at_home,
             home: None,
+            deferred: Arc::new(AtomicBool::new(deferred)),
             attached,
             max_pasids,
             pasids: Vec::new(),
@@ -189,7 +194,7 @@ impl Member {
             outstanding: Vec::new(),
             spoiled: Vec::new(),
             fences: 0,
-            leaving: false,
+            yields: false,
             joins: false,
         }
     }
@@ -209,7 +214,8 @@ impl Member {
     }
 
     /// The streams that an attach moves, sorted, each once. Those that another device of the group
-    /// presents too are not among them at a release, nor while that device is being reset.
+    /// presents too are not among them when the device is added or released, nor while that other
+    /// device is being reset.
     #[must_use]
     pub fn streams(&self) -> &[StreamId] {
         &self.streams
@@ -301,6 +307,15 @@ impl Member {
         self.pasids.iter().map(|(pasid, _)| *pasid)
     }
 
+    /// Whether its attach is deferred.
+    pub(crate) fn is_deferred(&self) -> bool {
+        matches!(self.attached, Attached::Deferred)
+    }
+
+    pub(crate) fn deferred_flag(&self) -> Arc<AtomicBool> {
+        self.deferred.clone()
+    }
+
     /// The domain that the device is on its way to.
     #[must_use]
     pub fn pending(&self) -> Option<&DomainRef> {
@@ -339,7 +354,10 @@ impl Member {
     /// Sets what the slot of the commit under way is on; returns what it was on.
     fn replace(&mut self, attached: Attached) -> Option<Attached> {
         match self.slot {
-            Slot::Rid => Some(core::mem::replace(&mut self.attached, attached)),
+            Slot::Rid => {
+                self.deferred.store(false, Ordering::Release);
+                Some(core::mem::replace(&mut self.attached, attached))
+            }
             Slot::Pasid(pasid) => match self.pasids.iter_mut().find(|(at, _)| *at == pasid) {
                 Some((_, was)) => Some(core::mem::replace(was, attached)),
                 None => {
@@ -355,8 +373,10 @@ impl Member {
     }
 
     /// Ends a commit. What the member is no longer on comes back; a member that still has a
-    /// pending domain did not land and is uncertain from here on.
-    pub(crate) fn settle(&mut self) -> Option<Attached> {
+    /// pending domain did not land and is uncertain from here on, and a domain that it then holds
+    /// once too often comes back too.
+    pub(crate) fn settle(&mut self) -> (Option<Attached>, Option<DomainRef>) {
+        let mut surplus = None;
         if let Some(new) = self.pending.take() {
             let was = match self.slot {
                 Slot::Rid => Some(&mut self.attached),
@@ -369,12 +389,15 @@ impl Member {
             let was = was.map_or(Attached::Deferred, |was| {
                 core::mem::replace(was, Attached::Deferred)
             });
-            self.replace(was.uncertain(new));
+            let (now, twice) = was.uncertain(new);
+            self.replace(now);
+            surplus = twice;
         }
-        self.left.take()
+        (self.left.take(), surplus)
     }
 
     pub(crate) fn quarantine(&mut self) {
+        self.deferred.store(false, Ordering::Release);
         let was = core::mem::replace(&mut self.attached, Attached::Deferred);
         self.attached = was.quarantined();
         for (_, attached) in &mut self.pasids {

@@ -10,7 +10,7 @@ use crate::iommu::Shared;
 use crate::member::Member;
 use crate::ops::Slot;
 use crate::platform::RawLock;
-use crate::transaction::{Failure, Outcome, attach_pasid};
+use crate::transaction::{Failure, Outcome, attach, attach_pasid};
 
 impl<L: RawLock> Group<L> {
     /// Attaches the traffic with `pasid` of every device of the group that has PASIDs to `domain`:
@@ -100,6 +100,13 @@ impl State {
                 Error::new(ErrorKind::AlreadyExists, "the PASID is on this domain")
                     .of(Culprit::Pasid(pasid)),
             );
+        }
+        // A PASID is attached beside what the kernel knows, not beside what firmware left.
+        let default = |member: &Member| member.is_deferred() && member.max_pasids > 0;
+        if let Some(on) = self.domain.clone() {
+            attach(shared, &mut self.members, &on, None, default).map_err(Failure::into_error)?;
+        } else if self.members.iter().any(default) {
+            return Err(Error::new(ErrorKind::Busy, "a device's attach is deferred"));
         }
         // Published after success, without an allocation that could fail then.
         self.pasids.reserve(1);

@@ -155,10 +155,15 @@ impl<L: RawLock> Registry<L> {
             let Some(used) = self.streams.get_mut(&key) else {
                 continue;
             };
-            used.lost |= !clean;
             used.devices -= 1;
-            if used.devices == 0 && !used.lost {
+            if used.devices > 0 {
+                // Somebody else presents it, and it stays on what they are on.
+                continue;
+            }
+            if clean && !used.lost {
                 self.streams.remove(&key);
+            } else {
+                used.lost = true;
             }
         }
         if let Some(entry) = self.entry(state) {

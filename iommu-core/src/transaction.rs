@@ -62,20 +62,20 @@ pub(crate) fn attach<L: RawLock>(
 }
 
 /// Moves the traffic without PASID of those of `members` that are `chosen` to where each rests.
-/// Members that a reset fences off, or whose attach is deferred, rest already.
+/// Members that a reset fences off rest already, where that was confirmed.
 pub(crate) fn park<L: RawLock>(
     shared: &Shared<L>,
     members: &mut [Member],
     chosen: impl Fn(&Member) -> bool,
 ) -> Outcome {
     for member in &mut *members {
-        let deferred = matches!(member.attached(), Attached::Deferred);
-        if !chosen(member) || deferred || member.fences > 0 {
+        let fixed = &member.instance().fixed;
+        let target = fixed.park_target(member.require_direct()).clone();
+        let rests = member.fences > 0 && member.attached().is(&target);
+        if !chosen(member) || rests {
             member.set_pending(Slot::Rid, None);
             continue;
         }
-        let fixed = &member.instance().fixed;
-        let target = fixed.park_target(member.require_direct()).clone();
         if member.require_direct() && blocks(&target, &fixed.blocked) {
             log::warn!(
                 "{}: parked on a blocking domain, there is no identity domain: its 1:1 mappings end",
@@ -102,16 +102,15 @@ pub(crate) fn attach_pasid<L: RawLock>(
 }
 
 /// Says which streams each member moves: all that it presents, but not those that would un-park a
-/// member that a reset fences off, and, where it is leaving, not those that somebody who stays
-/// presents too.
+/// member that a reset fences off and, where it yields, not those that others present too.
 fn choose_streams(members: &mut [Member]) {
     for at in 0..members.len() {
         let (before, rest) = members.split_at_mut(at);
         let Some((member, after)) = rest.split_first_mut() else {
             return;
         };
-        let leaving = member.leaving;
-        let kept = |other: &Member| leaving || other.fences > 0;
+        let yields = member.yields;
+        let kept = |other: &Member| yields || other.fences > 0;
         member.choose_streams(|stream| {
             let mut others = before.iter().chain(&*after);
             !others.any(|other| kept(other) && other.presents(stream))
@@ -138,6 +137,13 @@ fn move_pending<L: RawLock>(shared: &Shared<L>, members: &mut [Member], slot: Sl
         return Ok(());
     };
     let instance = moving.instance().clone();
+    for member in &mut *members {
+        if member.pending().is_some() {
+            // A request that was made under the old domain is not served under the new one; nobody
+            // answers it after this, and new ones wait for the group's lock.
+            member.answer_outstanding(slot, PageResponse::Invalid);
+        }
+    }
     let result = instance.ops.commit(members, slot);
     let mut lost = None;
     for member in members {
@@ -198,11 +204,14 @@ fn cancel<L: RawLock>(shared: &Shared<L>, member: &mut Member) {
 /// Ends a commit for one member: lets go of what it has left.
 fn settle<L: RawLock>(shared: &Shared<L>, member: &mut Member) {
     let slot = member.slot();
-    let Some(left) = member.settle() else {
+    let (left, surplus) = member.settle();
+    if let Some(twice) = surplus {
+        shared.drop_direct(&twice, member, slot);
+        member.drop_faults(&twice);
+    }
+    let Some(left) = left else {
         return;
     };
-    // A request that was made under the old domain must not be served under the new one.
-    member.answer_outstanding(slot, PageResponse::Invalid);
     member.partial.retain(|request| request.slot() != slot);
     for old in left.domains() {
         shared.drop_direct(old, member, slot);

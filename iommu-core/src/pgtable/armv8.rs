@@ -55,7 +55,9 @@ const S1_READ_ONLY: u64 = 1 << 7;
 const S1_NOT_GLOBAL: u64 = 1 << 11;
 const S1_PRIVILEGED_EXECUTE_NEVER: u64 = 1 << 53;
 
-impl Format for Stage1 {
+// SAFETY: a table's descriptor has bits 1:0 set above level 3 and the address in bits 47:12, which is
+// all that an address of a table below 48 bits has.
+unsafe impl Format for Stage1 {
     const MAX_ROOT_TABLES: usize = 1;
 
     fn leaf(phys: PhysAddr, level: u8, prot: Prot) -> u64 {
@@ -92,7 +94,8 @@ const S2_DEVICE_NGNRE: u64 = 0b0001 << 2;
 const S2_READ: u64 = 1 << 6;
 const S2_WRITE: u64 = 1 << 7;
 
-impl Format for Stage2 {
+// SAFETY: as for stage 1.
+unsafe impl Format for Stage2 {
     const MAX_ROOT_TABLES: usize = 16;
 
     fn leaf(phys: PhysAddr, level: u8, prot: Prot) -> u64 {

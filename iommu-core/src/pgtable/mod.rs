@@ -14,7 +14,13 @@ use crate::domain::Prot;
 ///
 /// Levels are counted as Arm does: 3 holds pages, 2 blocks of 2 MiB, 1 blocks of 1 GiB, 0 only
 /// tables.
-pub trait Format: Send + Sync + 'static {
+///
+/// # Safety
+///
+/// The walker follows what [`decode`](Self::decode) says: it must give [`Descriptor::Table`] for
+/// exactly the descriptors that [`table`](Self::table) makes, with the address that was given, and
+/// [`Descriptor::Invalid`] for a word of zero.
+pub unsafe trait Format: Send + Sync + 'static {
     /// The largest number of tables that the first level may consist of, side by side.
     const MAX_ROOT_TABLES: usize;
 
