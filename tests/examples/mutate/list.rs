@@ -192,8 +192,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "release parks nothing",
         "iommu-core/src/iommu.rs",
         &[(
-            "            |member| member.leaving,\n",
-            "            |member| member.leaving && member.fences > 9,\n",
+            "            |member| member.yields && !member.is_deferred(),\n",
+            "            |member| member.yields && member.fences > 9,\n",
         )],
     ),
     mutation(
@@ -262,10 +262,10 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "release touches a device whose attach is deferred",
-        "iommu-core/src/transaction.rs",
+        "iommu-core/src/iommu.rs",
         &[(
-            "if !chosen(member) || deferred || member.fences > 0 {",
-            "if !chosen(member) || (deferred && false) || member.fences > 0 {",
+            "            |member| member.yields && !member.is_deferred(),\n",
+            "            |member| member.yields,\n",
         )],
     ),
     mutation(
@@ -293,25 +293,22 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "a device that did not land counts as landed",
         "iommu-core/src/member.rs",
         &[(
-            "            self.replace(was.uncertain(new));",
-            "            let _ = was;\n            self.replace(Attached::On(new));",
+            "let (now, twice) = was.uncertain(new);",
+            "let (now, twice) = (Attached::On(new), None::<DomainRef>);\n            let _ = was;",
         )],
     ),
     mutation(
         "an uncertain device lets go of its old domain",
         "iommu-core/src/member.rs",
         &[(
-            "            Self::On(old) => Some(old),\n            Self::Uncertain { old, new: earlier }",
-            "            Self::On(_) => None,\n            Self::Uncertain { old, new: earlier }",
+            "Self::On(old) => (Some(old), None),",
+            "Self::On(_) => (None, None),",
         )],
     ),
     mutation(
         "streams of a device that could not be parked are free",
         "iommu-core/src/registry.rs",
-        &[(
-            "            used.lost |= !clean;",
-            "            let _ = clean;",
-        )],
+        &[("if clean && !used.lost {", "if clean || !used.lost {")],
     ),
     mutation(
         "the backend forgets a device that could not be parked",
@@ -341,8 +338,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "a page request is answered each time",
         "iommu-core/src/fault.rs",
         &[(
-            "if !self.answered.swap(true, Ordering::AcqRel) {",
-            "if !self.answered.swap(true, Ordering::AcqRel) || true {",
+            "        if first.is_ok() {",
+            "        if first.is_ok() || response == PageResponse::Failure {",
         )],
     ),
     mutation(
@@ -418,8 +415,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "the first of two devices parks the stream they share",
         "iommu-core/src/transaction.rs",
         &[(
-            "        let leaving = member.leaving;",
-            "        let leaving = member.leaving && member.fences > 9;",
+            "        let yields = member.yields;",
+            "        let yields = member.yields && member.fences > 9;",
         )],
     ),
     mutation(
@@ -442,8 +439,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "a pinned range can be unmapped",
         "iommu-core/src/domain.rs",
         &[(
-            "        let (ops, range) = self.check(iova, len)?;\n        if self.direct.overlaps(range) {\n            return Err(Error::new(\n                ErrorKind::NotPermitted",
-            "        let (ops, range) = self.check(iova, len)?;\n        if false && self.direct.overlaps(range) {\n            return Err(Error::new(\n                ErrorKind::NotPermitted",
+            "if self.direct.holds(range) {",
+            "if self.direct.holds(range) && len == 1 {",
         )],
     ),
     mutation(
@@ -507,6 +504,6 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     mutation(
         "an attach moves a stream that a device in reset presents",
         "iommu-core/src/transaction.rs",
-        &[("leaving || other.fences > 0", "leaving || other.fences > 9")],
+        &[("yields || other.fences > 0", "yields || other.fences > 9")],
     ),
 ];
