@@ -9,13 +9,13 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use static_assertions::assert_impl_all;
 
 use crate::addr::{Iova, StreamId};
+use crate::attached::Attached;
 use crate::domain::{DomainRef, Prot};
 use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::fence::ResetFence;
 use crate::group::Group;
 use crate::iommu::{DeviceId, InstanceId};
 use crate::mapped::{MapBlockError, MappedBlock};
-use crate::member::Attached;
 use crate::memory::DmaBlock;
 use crate::platform::{DmaMemory, RawLock, SpinLock};
 use crate::reserved::ReservedRegion;

@@ -7,10 +7,11 @@ use core::fmt;
 use lock_api::Mutex;
 
 use crate::addr::Pasid;
+use crate::attached::Attached;
 use crate::domain::DomainRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::iommu::{DeviceId, Instance, Shared};
-use crate::member::{Attached, Member};
+use crate::member::Member;
 use crate::platform::{RawLock, SpinLock};
 use crate::transaction::{Failure, Outcome, attach, park};
 

@@ -9,11 +9,12 @@ use core::fmt;
 use static_assertions::assert_obj_safe;
 
 use crate::addr::Pasid;
+use crate::attached::Attached;
 use crate::device::DeviceInfo;
 use crate::domain::DomainRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault::{PageRequest, PageResponse};
-use crate::member::{Attached, Member};
+use crate::member::Member;
 use crate::platform::DeviceControl;
 use crate::reserved::ReservedRegion;
 

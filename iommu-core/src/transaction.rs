@@ -2,11 +2,12 @@
 
 use alloc::sync::Arc;
 
+use crate::attached::Attached;
 use crate::domain::DomainRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fault::PageResponse;
 use crate::iommu::Shared;
-use crate::member::{Attached, Member, blocks};
+use crate::member::{Member, blocks};
 use crate::ops::Slot;
 use crate::platform::RawLock;
 

@@ -190,7 +190,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "release parks nothing",
-        "iommu-core/src/iommu.rs",
+        "iommu-core/src/lifecycle.rs",
         &[(
             "            |member| member.yields && !member.is_deferred(),\n",
             "            |member| member.yields && member.fences > 9,\n",
@@ -262,7 +262,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "release touches a device whose attach is deferred",
-        "iommu-core/src/iommu.rs",
+        "iommu-core/src/lifecycle.rs",
         &[(
             "            |member| member.yields && !member.is_deferred(),\n",
             "            |member| member.yields,\n",
@@ -299,7 +299,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "an uncertain device lets go of its old domain",
-        "iommu-core/src/member.rs",
+        "iommu-core/src/attached.rs",
         &[(
             "Self::On(old) => (Some(old), None),",
             "Self::On(_) => (None, None),",
@@ -312,7 +312,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "the backend forgets a device that could not be parked",
-        "iommu-core/src/iommu.rs",
+        "iommu-core/src/lifecycle.rs",
         &[(
             "            Err(_) => give_up(member),\n",
             "            Err(_) => member.instance().clone().ops.release(&mut member),\n",
@@ -320,7 +320,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "PASIDs stay attached at a release",
-        "iommu-core/src/iommu.rs",
+        "iommu-core/src/lifecycle.rs",
         &[(
             "let parked = block_all_pasids(self, &mut state.members, at).and(park(",
             "let parked = Ok(()).and(park(",
@@ -368,7 +368,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "a pinned device joins a claimed group",
-        "iommu-core/src/iommu.rs",
+        "iommu-core/src/lifecycle.rs",
         &[(
             "if state.owner == Owner::Claimed && member.require_direct() {",
             "if false && member.require_direct() {",
