@@ -456,3 +456,30 @@ fn bring_up_invalidates_all_that_the_caches_may_hold_and_el2_too_where_it_exists
         assert_eq!(opcodes, expected);
     }
 }
+
+#[test]
+fn a_table_whose_unlinking_is_not_confirmed_is_never_given_back() {
+    let machine = machine();
+    let (_smmu, iommu) = started(&machine);
+    let device = add(&iommu);
+    let domain = domain(&iommu);
+    device.attach(&domain).unwrap();
+    // 2 MiB of pages, in one table of their own: memory that is not aligned to 2 MiB.
+    let memory = machine.memory();
+    let first = DmaBlock::new(&memory, 0x1000, 0x20_0000, "to misalign").unwrap();
+    let block = DmaBlock::new(&memory, 0x20_0000, 0x1000, "a buffer").unwrap();
+    assert_ne!(block.addr().0 % 0x20_0000, 0);
+    let mapped = domain.map_block(Iova(0x20_0000), block, RW).unwrap();
+    assert!(reaches(&machine, 0x20_1000));
+    let before = memory.allocated();
+    machine.model().freeze_commands(true);
+    assert!(mapped.unmap().is_err());
+    assert_eq!(memory.allocated(), before, "the buffer, and the table");
+    // What the SMMU has cached leads through the table.
+    for page in 0..512 {
+        reaches(&machine, 0x20_0000 + page * 0x1000);
+    }
+    assert_eq!(memory.violations(), [""; 0]);
+    machine.model().freeze_commands(false);
+    drop(first);
+}
