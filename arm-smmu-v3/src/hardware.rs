@@ -97,7 +97,7 @@ impl<P: Platform> Hardware<P> {
         let idle = |value| !Gbpa::from(value).update();
         self.wait(offset::GBPA, "SMMU_GBPA", idle)?;
         let value = self.gbpa().with_abort(abort).with_update(true);
-        self.write32(offset::GBPA, value.into());
+        self.write32(offset::GBPA, u32::from(value) & !Gbpa::RESERVED);
         self.wait(offset::GBPA, "SMMU_GBPA", idle)
     }
 }

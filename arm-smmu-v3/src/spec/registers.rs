@@ -293,6 +293,11 @@ pub struct Gbpa {
     pub update: bool,
 }
 
+impl Gbpa {
+    /// The bits that are always zero.
+    pub const RESERVED: u32 = 0x3ff << 21 | 0b11 << 14 | 0b111 << 5;
+}
+
 /// `SMMU_IRQ_CTRL` and `SMMU_IRQ_CTRLACK` (6.3.15).
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
