@@ -3,6 +3,7 @@
 //! `IOMMU_CASES` says how many (any number, for as long as it takes), `IOMMU_SEED` which.
 #![cfg(feature = "qemu")]
 
+use std::io::Write;
 use std::time::Instant;
 
 use tests::differential::{Settings, run};
@@ -85,11 +86,14 @@ fn qemu_and_the_model_agree_on_random_cases() {
     };
     let start = Instant::now();
     let counts = run(settings).unwrap_or_else(|divergence| panic!("{divergence}"));
-    println!(
+    // Past the test runner, which shows what is printed of failed tests only.
+    let shown = writeln!(
+        std::io::stderr(),
         "seed {:#x}, {:.1} s: {counts}",
         settings.seed,
         start.elapsed().as_secs_f64()
     );
+    shown.expect("standard error");
 
     assert!(counts.cases >= settings.cases);
     if counts.cases < ENOUGH {
