@@ -281,7 +281,7 @@ impl Member {
 
     /// Ends a commit. What the member is no longer on comes back; a member that still has a
     /// pending domain did not land and is uncertain from here on, and a domain that it then holds
-    /// once too often comes back too.
+    /// once too often, or that there is no room to remember, comes back too.
     pub(crate) fn settle(&mut self) -> (Option<Attached>, Option<DomainRef>) {
         let mut surplus = None;
         if let Some(new) = self.pending.take() {

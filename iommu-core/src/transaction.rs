@@ -206,9 +206,17 @@ fn cancel<L: RawLock>(shared: &Shared<L>, member: &mut Member) {
 fn settle<L: RawLock>(shared: &Shared<L>, member: &mut Member) {
     let slot = member.slot();
     let (left, surplus) = member.settle();
-    if let Some(twice) = surplus {
-        shared.drop_direct(&twice, member, slot);
-        member.drop_faults(&twice);
+    if let Some(surplus) = surplus {
+        member.drop_faults(&surplus);
+        // Held twice, it keeps one hold. Otherwise the hardware may still be using it, and what
+        // firmware pinned stays mapped there for good, as the domain does.
+        if member
+            .attached()
+            .domains()
+            .any(|on| Arc::ptr_eq(on, &surplus))
+        {
+            shared.drop_direct(&surplus, member, slot);
+        }
     }
     let Some(left) = left else {
         return;

@@ -140,3 +140,27 @@ fn relaxable_regions_are_mapped_at_home_only() {
     device.release().unwrap();
     assert_eq!(mapped(&home), [0; 0]);
 }
+
+#[test]
+fn a_domain_that_may_still_be_in_use_keeps_what_firmware_pinned() {
+    let (machine, iommu) = started();
+    let device = add(&iommu, 1, &[(0, 0x2000, ReservedKind::Direct)]);
+    let paging = || iommu.paging_domain(&PagingConfig::default()).unwrap();
+    let (first, second) = (paging(), paging());
+    machine.model().freeze_commands(true);
+    // Thrice in doubt: about home, about the first and about the second domain.
+    for domain in [&first, &first, &second] {
+        device.attach(domain).unwrap_err();
+    }
+    for domain in [&device.domain().unwrap(), &first, &second] {
+        assert_eq!(mapped(domain), [0, 0x1000]);
+    }
+    machine.model().freeze_commands(false);
+    device.detach().unwrap();
+    assert_eq!(
+        mapped(&second),
+        [0; 0],
+        "the hardware is known to have left it"
+    );
+    assert_eq!(mapped(&first), [0, 0x1000], "never freed, never changed");
+}
