@@ -3,43 +3,49 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::ops::Range;
 
+use iommu_core::entry::{Plan, Target};
 use iommu_core::{
-    Attached, DeviceControl, DeviceInfo, DmaMemory, Domain, DomainKind, DomainRef, Error,
-    ErrorKind, IommuOps, Member, PagingConfig, Platform, Probed, ReservedRegion, Result, Slot,
-    StreamId,
+    Attached, DeviceControl, DeviceInfo, Domain, DomainKind, DomainRef, IommuOps, Member,
+    PagingConfig, Platform, Probed, ReservedRegion, Result, Slot, StreamId,
 };
 
 use crate::domain::{PagingDomain, foreign};
-use crate::entries;
 use crate::smmu::{ArmSmmuV3, Inner, unsupported};
-use crate::spec::commands::Command;
 use crate::spec::ste::{Config, Ste, WORDS};
-
-/// What the driver knows of a device.
-struct DeviceState {
-    /// Whether the hardware has confirmed everything that was stored in the device's entries.
-    confirmed: bool,
-    /// What the pending commit stores.
-    target: Option<Ste>,
-}
+use crate::write::{DeviceState, Stream};
 
 impl<P: Platform> ArmSmmuV3<P> {
-    fn target(&self, member: &Member, domain: &DomainRef) -> Result<Ste> {
+    /// What the entries of a stream on `domain` say.
+    fn target(&self, domain: &DomainRef) -> Result<Target<Ste, WORDS>> {
         match domain.kind() {
-            DomainKind::Blocked if Arc::ptr_eq(domain, &self.inner.blocked) => Ok(entries::abort()),
+            DomainKind::Blocked if Arc::ptr_eq(domain, &self.inner.blocked) => Ok(self.inner.abort),
             DomainKind::Identity if Arc::ptr_eq(domain, &self.inner.identity) => {
-                Ok(entries::bypass(&self.inner.features))
+                Ok(self.inner.bypass)
             }
-            DomainKind::Blocked | DomainKind::Identity => Err(foreign(member.culprit())),
+            DomainKind::Blocked | DomainKind::Identity => Err(foreign()),
             DomainKind::Paging => domain
                 .backend::<PagingDomain<P>>()
                 .filter(|paging| paging.belongs_to(&self.inner))
                 .map(|paging| *paging.ste())
-                .ok_or_else(|| foreign(member.culprit())),
+                .ok_or_else(foreign),
             DomainKind::Nested => Err(unsupported("nested domains")),
         }
+    }
+
+    /// In which rounds attaching `domain` would change the entry of `stream`, as it is now: how
+    /// often that waits for the hardware, and whether DMA breaks off meanwhile. An attach may do
+    /// better than this where nobody else uses a stage-2 domain.
+    ///
+    /// Context: may block.
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::attach`](iommu_core::Group::attach), where the domain or the entry does not fit.
+    pub fn plan(&self, stream: StreamId, domain: &DomainRef) -> Result<Plan> {
+        let entry = self.inner.reach(stream)?;
+        let rules = self.inner.rules(false);
+        Ok(Plan::new(&entry.read(), &self.target(domain)?, rules)?)
     }
 
     /// What the entries of `streams` say that they are on.
@@ -80,9 +86,12 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
     }
 
     fn probe(&self, device: &DeviceInfo, _control: Arc<dyn DeviceControl>) -> Result<Probed> {
-        for &stream in device.stream_ids() {
-            self.inner.reach(stream)?;
-        }
+        let streams = device.stream_ids().iter();
+        let streams = streams.map(|stream| {
+            let entry = self.inner.reach(*stream)?;
+            Ok(Stream::new(*stream, entry))
+        });
+        let streams = streams.collect::<Result<Vec<_>>>()?;
         let reserved: Vec<ReservedRegion> = self
             .inner
             .config
@@ -97,8 +106,8 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
             .collect();
         Ok(Probed {
             state: Box::new(DeviceState {
-                confirmed: true,
                 target: None,
+                streams,
             }),
             reserved,
             attached: self.found(device.stream_ids()),
@@ -113,150 +122,96 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
         let Some(domain) = member.pending().cloned() else {
             return Ok(());
         };
-        let target = self.target(member, &domain)?;
-        state(member)?.target = Some(target);
+        let culprit = member.culprit();
+        let target = self.target(&domain).map_err(|error| error.of(culprit))?;
+        self.inner.prepare(member, target)?;
+        if let Some(paging) = domain.backend::<PagingDomain<P>>() {
+            *paging.users.lock() += 1;
+        }
         Ok(())
     }
 
     fn cancel(&self, member: &mut Member, _slot: Slot) {
-        if let Ok(state) = state(member) {
-            state.target = None;
+        self.inner.forget(member);
+        if let Some(paging) = member
+            .pending()
+            .and_then(|on| on.backend::<PagingDomain<P>>())
+        {
+            *paging.users.lock() -= 1;
         }
     }
 
     fn commit(&self, members: &mut [Member], _slot: Slot) -> Result {
-        let result = self.inner.write_entries(members);
+        let result = self.move_all(members);
         for member in members.iter_mut() {
-            let Ok(state) = state(member) else { continue };
-            if state.target.take().is_some() && state.confirmed {
-                member.landed();
+            if !self.inner.forget(member) || result.is_err() {
+                continue;
             }
+            let left = member.attached().domain();
+            if let Some(paging) = left.and_then(|left| left.backend::<PagingDomain<P>>()) {
+                *paging.users.lock() -= 1;
+            }
+            member.landed();
         }
         result
     }
 
     fn quarantine(&self, members: &mut [Member]) {
-        for member in &mut *members {
-            if let Ok(state) = state(member) {
-                state.confirmed = false;
-                state.target = Some(entries::abort());
-            }
-        }
-        self.inner
-            .store(members, FIRST, |_, target, _| Some(target));
-        for member in members {
-            if let Ok(state) = state(member) {
-                state.target = None;
-            }
-        }
+        self.inner.refuse(members);
     }
 
     fn release(&self, _member: &mut Member) {}
 }
 
-fn state(member: &mut Member) -> Result<&mut DeviceState> {
-    let culprit = member.culprit();
-    member.state_mut().ok_or_else(|| {
-        Error::new(
-            ErrorKind::Internal,
-            "the device's state is not this driver's",
-        )
-        .of(culprit)
-    })
-}
-
-/// The words of an entry but the first, which says what the entry is.
-const REST: Range<usize> = 1..WORDS;
-const FIRST: Range<usize> = 0..1;
-
-impl<P: Platform> Inner<P> {
-    /// Stores the target of every member that has one into the entries of all its streams, and
-    /// waits until the hardware uses nothing else.
-    ///
-    /// The hardware may read any word of an entry at any time and cache each by itself (3.21.3).
-    /// So an entry first aborts, which makes it ignore all other words; then they are filled in;
-    /// then the first word follows. Each step is confirmed before the next begins, for all entries
-    /// at once: at most three waits, however many entries there are. An entry that aborts
-    /// meanwhile is silent about it.
-    fn write_entries(&self, members: &mut [Member]) -> Result {
-        let result = self.steps(members);
-        if result.is_err() {
-            // The hardware may go on with what it has cached, but what it reads from here on
-            // aborts.
-            self.store(members, FIRST, |_, _, _| Some(entries::abort()));
+impl<P: Platform> ArmSmmuV3<P> {
+    /// Moves all members that were prepared. Between a stage-1 and a stage-2 domain of which nobody
+    /// else uses the second, translations of the first carry the VMID of the second for a moment,
+    /// so that DMA goes on.
+    fn move_all(&self, members: &mut [Member]) -> Result {
+        let Some((old, new)) = common_move(members) else {
+            return self.inner.write_entries(members, None);
+        };
+        let moving = members.iter().filter(|member| member.pending().is_some());
+        let count = moving.count();
+        let Some((stage1, stage2, vmid)) = both_stages::<P>(&old, &new) else {
+            return self.inner.write_entries(members, None);
+        };
+        let users = stage2.users.lock();
+        if *users != count || !stage1.tag_also(vmid) {
+            drop(users);
+            return self.inner.write_entries(members, None);
         }
-        for member in members {
-            if let Ok(state) = state(member)
-                && state.target.is_some()
-            {
-                state.confirmed = result.is_ok();
-            }
+        let result = self.inner.write_entries(members, Some(vmid));
+        if result.is_ok() {
+            stage1.tag_no_more();
         }
         result
     }
+}
 
-    fn steps(&self, members: &[Member]) -> Result {
-        let aborts = |ste: Ste| ste.word0.valid() && ste.word0.config().aborts();
-        self.step(members, FIRST, |now, target, confirmed| {
-            let done = confirmed && (now == target || aborts(now));
-            (!done).then_some(entries::abort())
-        })?;
-        self.step(members, REST, |now, target, _| {
-            let differs = now.to_words()[REST] != target.to_words()[REST];
-            (!aborts(target) && differs).then_some(target)
-        })?;
-        self.step(members, FIRST, |now, target, _| {
-            (now.word0 != target.word0).then_some(target)
-        })
-    }
-
-    /// [`store`](Self::store), and waits until the hardware has let go of what the entries were.
-    /// Where nothing was stored, does not wait.
-    fn step(
-        &self,
-        members: &[Member],
-        words: Range<usize>,
-        choose: impl Fn(Ste, Ste, bool) -> Option<Ste>,
-    ) -> Result {
-        if !self.store(members, words, choose) {
-            return Ok(());
-        }
-        let moving = members.iter().filter(|member| target(member).is_some());
-        let streams = moving.flat_map(Member::streams);
-        self.invalidate(streams.map(|stream| Command::cfgi_ste(*stream, true)))
-    }
-
-    /// Stores `words` of what `choose` returns for each entry, given what the entry is, its target,
-    /// and whether the hardware has confirmed what it is. Returns whether anything was stored.
-    fn store(
-        &self,
-        members: &[Member],
-        words: Range<usize>,
-        choose: impl Fn(Ste, Ste, bool) -> Option<Ste>,
-    ) -> bool {
-        let mut stored = false;
-        for member in members {
-            let Some((target, confirmed)) = target(member) else {
-                continue;
-            };
-            for &stream in member.streams() {
-                let Some(now) = self.streams.read(stream) else {
-                    continue;
-                };
-                if let Some(ste) = choose(now, target, confirmed) {
-                    self.streams.store(stream, words.clone(), &ste);
-                    stored = true;
-                }
-            }
-        }
-        self.hardware.platform.memory().write_barrier();
-        stored
+/// The two domains where one uses stage 1 and the other stage 2, in this order, and the VMID.
+fn both_stages<'a, P: Platform>(
+    old: &'a DomainRef,
+    new: &'a DomainRef,
+) -> Option<(&'a PagingDomain<P>, &'a PagingDomain<P>, u16)> {
+    let (old, new): (&PagingDomain<P>, &PagingDomain<P>) = (old.backend()?, new.backend()?);
+    match (old.vmid(), new.vmid()) {
+        (None, Some(vmid)) => Some((old, new, vmid)),
+        (Some(vmid), None) => Some((new, old, vmid)),
+        _ => None,
     }
 }
 
-/// What the pending commit stores for the member, and whether the hardware has confirmed what its
-/// entries are.
-fn target(member: &Member) -> Option<(Ste, bool)> {
-    let state = member.state::<DeviceState>()?;
-    state.target.map(|target| (target, state.confirmed))
+/// The domain that all moving members are on, and the one they all go to.
+fn common_move(members: &[Member]) -> Option<(DomainRef, DomainRef)> {
+    let mut moving = members.iter().filter_map(|member| {
+        let new = member.pending()?;
+        Some((member.attached().domain(), new))
+    });
+    let (old, new) = moving.next()?;
+    let old = old?;
+    let same = |(from, to): (Option<&DomainRef>, &DomainRef)| {
+        from.is_some_and(|from| Arc::ptr_eq(from, old)) && Arc::ptr_eq(to, new)
+    };
+    moving.all(same).then(|| (old.clone(), new.clone()))
 }

@@ -1,11 +1,13 @@
 //! Paging domains: a page table, and the tag its translations carry in the TLB.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU16, Ordering, fence};
 
+use iommu_core::entry::Target;
 use iommu_core::pgtable::{Format, PAGE_SIZES, PageTable, Stage1, Stage2, Unlinked};
 use iommu_core::{
-    AddrRange, Culprit, DmaBlock, DmaMemory, Error, ErrorKind, Geometry, Iova, MapError,
-    PagingConfig, PagingOps, PhysAddr, Platform, Prot, Result, Stage,
+    AddrRange, DmaBlock, DmaMemory, Error, ErrorKind, Geometry, Iova, MapError, PagingConfig,
+    PagingOps, PhysAddr, Platform, Prot, Result, Stage,
 };
 use lock_api::Mutex;
 
@@ -13,7 +15,7 @@ use crate::entries::{self, Table};
 use crate::features::Features;
 use crate::smmu::Inner;
 use crate::spec::commands::Command;
-use crate::spec::ste::Ste;
+use crate::spec::ste::{Ste, WORDS};
 
 /// Above this many pages, everything with the domain's tag is invalidated instead of each page.
 const MAX_PAGE_COMMANDS: u64 = 64;
@@ -24,8 +26,11 @@ pub(crate) struct PagingDomain<P: Platform> {
     smmu: Arc<Inner<P>>,
     tables: Tables<P>,
     /// What the STE of an attached stream says.
-    ste: Ste,
+    ste: Target<Ste, WORDS>,
     geometry: Geometry,
+    /// How many devices are attached, or about to be, or were and could not be moved for certain.
+    /// Held by whoever has to be alone with the domain.
+    pub(crate) users: Mutex<P::BlockingLock, usize>,
 }
 
 /// A page table under the lock that keeps its users apart. Held for changes of the table alone,
@@ -37,6 +42,9 @@ enum Tables<P: Platform> {
         table: Locked<P, Stage1>,
         cd: DmaBlock<P::Memory>,
         asid: u16,
+        /// The VMID of the stage-2 domain that a device is moved from or to, 0 for none: meanwhile
+        /// translations are tagged with that too.
+        also: AtomicU16,
     },
     Stage2 {
         table: Locked<P, Stage2>,
@@ -91,18 +99,13 @@ impl<P: Platform> PagingDomain<P> {
             cd.store(index, word);
         }
         let ste = entries::stage1(&smmu.features, smmu.walk, cd.addr());
-        let geometry = geometry(&smmu.features, input_bits);
         let tables = Tables::Stage1 {
             table: Mutex::new(table),
             cd,
             asid,
+            also: AtomicU16::new(0),
         };
-        Ok(Self {
-            smmu: smmu.clone(),
-            tables,
-            ste,
-            geometry,
-        })
+        Self::over(smmu, tables, &ste, input_bits)
     }
 
     fn stage2(smmu: &Arc<Inner<P>>, input_bits: u8) -> Result<Self> {
@@ -116,16 +119,20 @@ impl<P: Platform> PagingDomain<P> {
             describe(&table, input_bits),
             vmid,
         );
-        let geometry = geometry(&smmu.features, input_bits);
         let tables = Tables::Stage2 {
             table: Mutex::new(table),
             vmid,
         };
+        Self::over(smmu, tables, &ste, input_bits)
+    }
+
+    fn over(smmu: &Arc<Inner<P>>, tables: Tables<P>, ste: &Ste, input_bits: u8) -> Result<Self> {
         Ok(Self {
             smmu: smmu.clone(),
             tables,
-            ste,
-            geometry,
+            ste: Target::new(ste.to_words())?,
+            geometry: geometry(&smmu.features, input_bits),
+            users: Mutex::new(0),
         })
     }
 
@@ -133,8 +140,48 @@ impl<P: Platform> PagingDomain<P> {
         Arc::ptr_eq(&self.smmu, smmu)
     }
 
-    pub(crate) fn ste(&self) -> &Ste {
+    pub(crate) fn ste(&self) -> &Target<Ste, WORDS> {
         &self.ste
+    }
+
+    /// The VMID of a stage-2 domain.
+    pub(crate) fn vmid(&self) -> Option<u16> {
+        match self.tables {
+            Tables::Stage1 { .. } => None,
+            Tables::Stage2 { vmid, .. } => Some(vmid),
+        }
+    }
+
+    /// Tags this stage-1 domain's translations may carry from here on, besides its own: those with
+    /// `vmid`. Returns whether that could be had: one at a time.
+    pub(crate) fn tag_also(&self, vmid: u16) -> bool {
+        let Tables::Stage1 { also, .. } = &self.tables else {
+            return false;
+        };
+        let claimed = also.compare_exchange(0, vmid, Ordering::SeqCst, Ordering::SeqCst);
+        // Whoever unmaps either sees it, or has cleared its descriptors before anything can be
+        // translated under the tag.
+        fence(Ordering::SeqCst);
+        claimed.is_ok()
+    }
+
+    /// No translation carries the VMID any more, and the TLB holds none.
+    pub(crate) fn tag_no_more(&self) {
+        if let Tables::Stage1 { also, .. } = &self.tables {
+            also.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// What else is to be invalidated with what carries the domain's tag.
+    fn invalidate_also(&self) -> Option<Command> {
+        fence(Ordering::SeqCst);
+        match &self.tables {
+            Tables::Stage1 { also, .. } => match also.load(Ordering::SeqCst) {
+                0 => None,
+                vmid => Some(Command::tlbi_vmid(vmid)),
+            },
+            Tables::Stage2 { .. } => None,
+        }
     }
 
     /// Invalidates what the TLB may hold of the range, and waits for it.
@@ -149,9 +196,8 @@ impl<P: Platform> PagingDomain<P> {
                 Tables::Stage2 { vmid, .. } => Command::tlbi_ipa(vmid, iova),
             }
         });
-        self.smmu
-            .commands
-            .run(&self.smmu.hardware, everything.into_iter().chain(each))
+        let commands = everything.into_iter().chain(each);
+        self.smmu.invalidate(commands.chain(self.invalidate_also()))
     }
 
     /// Invalidates everything that carries the domain's tag.
@@ -229,10 +275,8 @@ impl<P: Platform> Drop for PagingDomain<P> {
     /// No stream is attached any more, but the TLB may be full of the domain's tag. Only when that
     /// is gone are the tables and the tag free for somebody else.
     fn drop(&mut self) {
-        let clean = self
-            .smmu
-            .commands
-            .run(&self.smmu.hardware, [self.invalidate_tag()]);
+        let commands = [self.invalidate_tag()].into_iter();
+        let clean = self.smmu.invalidate(commands.chain(self.invalidate_also()));
         match (clean, &mut self.tables) {
             (Ok(()), Tables::Stage1 { asid, .. }) => self.smmu.asids.free(*asid),
             (Ok(()), Tables::Stage2 { vmid, .. }) => self.smmu.vmids.free(*vmid),
@@ -251,10 +295,9 @@ impl<P: Platform> Drop for PagingDomain<P> {
 }
 
 /// The domain is not this SMMU's.
-pub(crate) fn foreign(culprit: Culprit) -> Error {
+pub(crate) fn foreign() -> Error {
     Error::new(
         ErrorKind::InvalidArgument,
         "the domain belongs to another IOMMU",
     )
-    .of(culprit)
 }

@@ -62,6 +62,15 @@ const fn incoming_shareability(features: &Features) -> u8 {
     if features.shareability_override { 1 } else { 0 }
 }
 
+/// What an entry is before anybody asked for the stream: it aborts, and carries what entries of
+/// this SMMU have in word 1 whatever they lead to. An entry that aborts ignores that (5.2), and so
+/// do those that pass or translate, each its part of it; so the first attach finds it filled.
+pub(crate) const fn unused(features: &Features, walk: WalkAttributes) -> Ste {
+    let stage1 = stage1(features, walk, PhysAddr(0)).word1;
+    let word1 = stage1.with_shcfg(incoming_shareability(features));
+    ste(abort().word0, word1)
+}
+
 /// Passes every transaction.
 pub(crate) const fn bypass(features: &Features) -> Ste {
     let word0 = Word0::new().with_valid(true).with_config(Config::BYPASS);

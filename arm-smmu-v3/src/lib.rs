@@ -28,10 +28,12 @@ mod event_queue;
 mod features;
 mod hardware;
 mod ids;
+mod layout;
 mod reset;
 mod smmu;
 pub mod spec;
 mod stream_table;
+mod write;
 
 pub use config::{Config, ShutdownPolicy, StreamTableFormat};
 pub use features::{Features, IdRegisters};

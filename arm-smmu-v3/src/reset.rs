@@ -2,6 +2,7 @@
 
 use lock_api::Mutex;
 
+use iommu_core::entry::{Plan, Rules, Target};
 use iommu_core::{Culprit, DmaMemory, Domain, Error, ErrorKind, Platform, RegisterBank, Result};
 
 use crate::command_queue::CommandQueue;
@@ -14,8 +15,8 @@ use crate::ids::Ids;
 use crate::smmu::{Inner, Power};
 use crate::spec::commands::Command;
 use crate::spec::registers::{Cr0, Cr1, Cr2, IrqCtrl, SIZE, offset};
-use crate::spec::ste::WORDS;
 use crate::stream_table::StreamTable;
+use crate::write::Doubts;
 
 /// Makes an SMMU of a platform: reads what it is, allocates all it needs, then starts it.
 pub(crate) fn bring_up<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
@@ -64,13 +65,17 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
     let commands = CommandQueue::new(memory, command_log2, output_bits)?;
     let events = EventQueue::new(memory, event_log2, output_bits)?;
     let stream_bits = features.stream_bits.min(config.stream_bits.into());
-    let streams = StreamTable::new(memory, stream_bits, two_level, output_bits)?;
+    let walk = WalkAttributes::new(coherent);
+    let unused = entries::unused(&features, walk);
+    let streams = StreamTable::new(memory, unused, stream_bits, two_level, output_bits)?;
     let timeout = config.timeout;
+    let abort = Target::new(entries::abort().to_words())?;
+    let bypass = Target::new(entries::bypass(&features).to_words())?;
     let inner = Inner {
         hardware: Hardware::new(platform, timeout),
         features,
         config,
-        walk: WalkAttributes::new(coherent),
+        walk,
         streams,
         commands,
         events,
@@ -78,6 +83,9 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
         vmids: Ids::new("no VMID is free", features.max_vmid),
         blocked: Domain::blocked(),
         identity: Domain::identity(),
+        abort,
+        bypass,
+        doubts: Doubts::default(),
         power: Mutex::new(Power::Untouched),
     };
     inner.preset_rmrs()?;
@@ -89,11 +97,19 @@ impl<P: Platform> Inner<P> {
     ///
     /// A stream that cannot be is firmware's mistake and is logged; running out of memory is not.
     fn preset_rmrs(&self) -> Result {
-        let bypass = entries::bypass(&self.features);
+        let rules = Rules {
+            atomicity: self.hardware.platform.memory().atomicity(),
+            ..Rules::default()
+        };
         for rmr in &self.config.rmrs {
             for &stream in &rmr.streams {
                 match self.streams.reach(stream) {
-                    Ok(_) => self.streams.store(stream, 0..WORDS, &bypass),
+                    Ok((entry, _)) => {
+                        let mut live = entry.read();
+                        for round in Plan::new(&live, &self.bypass, rules)?.rounds() {
+                            round.apply(&mut live, &self.bypass, |store| entry.store(store));
+                        }
+                    }
                     Err(error) if error.kind() == ErrorKind::OutOfRange => {
                         log::error!("firmware asks for {}: {error}", rmr.region);
                     }

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use core::fmt;
 
+use iommu_core::entry::Target;
 use iommu_core::{DomainRef, Error, ErrorKind, Platform, Result, StreamId};
 use lock_api::Mutex;
 
@@ -16,8 +17,9 @@ use crate::ids::Ids;
 use crate::spec::commands::Command;
 use crate::spec::events::Event;
 use crate::spec::registers::{Gerror, offset};
-use crate::spec::ste::Ste;
-use crate::stream_table::StreamTable;
+use crate::spec::ste::{Ste, WORDS};
+use crate::stream_table::{StreamEntry, StreamTable};
+use crate::write::Doubts;
 
 /// An SMMUv3 that is translating: every stream aborts, but for those that firmware asked to keep
 /// open and those that a domain is attached to.
@@ -42,6 +44,9 @@ pub(crate) struct Inner<P: Platform> {
     pub(crate) vmids: Ids<P::IrqLock>,
     pub(crate) blocked: DomainRef,
     pub(crate) identity: DomainRef,
+    pub(crate) abort: Target<Ste, WORDS>,
+    pub(crate) bypass: Target<Ste, WORDS>,
+    pub(crate) doubts: Doubts,
     pub(crate) power: Mutex<P::BlockingLock, Power>,
 }
 
@@ -225,12 +230,13 @@ impl<P: Platform> Inner<P> {
     }
 
     /// Makes sure that `stream` has an entry of its own.
-    pub(crate) fn reach(&self, stream: StreamId) -> Result {
-        if self.streams.reach(stream)? {
+    pub(crate) fn reach(&self, stream: StreamId) -> Result<StreamEntry<P::Memory>> {
+        let (entry, fresh) = self.streams.reach(stream)?;
+        if fresh {
             self.invalidate([Command::cfgi_ste(stream, false)])?;
             self.streams.in_force(stream);
         }
-        Ok(())
+        Ok(entry)
     }
 
     pub(crate) fn leak(&self) {

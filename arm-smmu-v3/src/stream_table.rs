@@ -1,16 +1,20 @@
 //! The stream table (3.3.1): an entry for each stream, linear or in two levels.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 
-use iommu_core::{Culprit, DmaBlock, DmaMemory, Error, ErrorKind, RawLock, Result, StreamId};
+use iommu_core::entry::Store;
+use iommu_core::{
+    Atomicity, Culprit, DmaBlock, DmaMemory, Error, ErrorKind, RawLock, Result, StreamId,
+};
 use lock_api::Mutex;
 
-use crate::entries;
 use crate::spec::registers::{StrtabBase, StrtabBaseCfg};
 use crate::spec::ste::{L1Std, Ste, WORDS};
 
 /// Bits of a StreamID that index the second level: a PCI bus.
 const SPLIT: u32 = 8;
+const LOW: u32 = (1 << SPLIT) - 1;
 /// The largest first level: 128 Ki descriptors, 1 MiB.
 const MAX_L1_LOG2: u32 = 17;
 /// The largest linear table: 64 Ki entries, 4 MiB.
@@ -22,7 +26,9 @@ const STE_SIZE: usize = size_of::<Ste>();
 /// point to one shared table of aborting entries, so that a stream that nobody has asked for is as
 /// silent as in a linear table, instead of flooding the event queue.
 pub(crate) struct StreamTable<M: DmaMemory, L: RawLock> {
-    root: DmaBlock<M>,
+    root: Arc<DmaBlock<M>>,
+    /// What an entry is that nobody has asked for: it aborts.
+    unused: Ste,
     bits: u32,
     output_bits: u32,
     levels: Option<TwoLevels<M, L>>,
@@ -30,48 +36,99 @@ pub(crate) struct StreamTable<M: DmaMemory, L: RawLock> {
 
 struct TwoLevels<M: DmaMemory, L: RawLock> {
     /// What streams without a table of their own find.
-    aborting: DmaBlock<M>,
+    aborting: Arc<DmaBlock<M>>,
     /// The second-level tables, by first-level index. Never taken out while the hardware is on.
     tables: Mutex<L, BTreeMap<u32, Second<M>>>,
 }
 
 struct Second<M: DmaMemory> {
-    entries: DmaBlock<M>,
+    entries: Arc<DmaBlock<M>>,
     /// The hardware is known to have let go of what the descriptor was before.
     in_force: bool,
 }
 
-fn table_of_aborts<M: DmaMemory>(
+/// The entry of one stream, where it is for as long as the table exists.
+pub(crate) struct StreamEntry<M: DmaMemory> {
+    table: Arc<DmaBlock<M>>,
+    index: usize,
+}
+
+impl<M: DmaMemory> StreamEntry<M> {
+    /// The words as they stand in memory.
+    #[inline]
+    pub(crate) fn read(&self) -> [u64; WORDS] {
+        match self.table.memory().atomicity() {
+            Atomicity::Word => {
+                core::array::from_fn(|word| self.table.load(self.index * WORDS + word))
+            }
+            Atomicity::Pair => {
+                let first = self.index * (WORDS / 2);
+                let pairs: [_; WORDS / 2] =
+                    core::array::from_fn(|pair| self.table.load_pair(first + pair));
+                core::array::from_fn(|word| pairs[word / 2][word % 2])
+            }
+        }
+    }
+
+    /// No barrier.
+    #[inline]
+    pub(crate) fn store(&self, store: Store) {
+        match store {
+            Store::Word { word, value } => self.table.store(self.index * WORDS + word, value),
+            Store::Pair { pair, values } => {
+                self.table
+                    .store_pair(self.index * (WORDS / 2) + pair, values);
+            }
+        }
+    }
+}
+
+fn table_of<M: DmaMemory>(
+    entry: &Ste,
     memory: &M,
     log2: u32,
     output_bits: u32,
     purpose: &'static str,
-) -> Result<DmaBlock<M>> {
+) -> Result<Arc<DmaBlock<M>>> {
     let size = STE_SIZE << log2;
     let table = DmaBlock::new(memory, size, size, purpose)?.below(output_bits)?;
-    let abort = entries::abort().to_words()[0];
-    for entry in 0..1 << log2 {
-        table.store(entry * WORDS, abort);
+    for (word, value) in entry.to_words().into_iter().enumerate() {
+        if value != 0 {
+            (0..1 << log2).for_each(|index| table.store(index * WORDS + word, value));
+        }
     }
-    Ok(table)
+    Ok(Arc::new(table))
 }
 
 impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
     /// A table for StreamIDs of `bits`, cut down to what one table can reasonably cover, in memory
-    /// below `output_bits`.
-    pub(crate) fn new(memory: &M, bits: u32, two_level: bool, output_bits: u32) -> Result<Self> {
+    /// below `output_bits`. Every entry is `unused`, which aborts.
+    pub(crate) fn new(
+        memory: &M,
+        unused: Ste,
+        bits: u32,
+        two_level: bool,
+        output_bits: u32,
+    ) -> Result<Self> {
         if !two_level || bits <= SPLIT {
             let bits = bits.min(MAX_LINEAR_LOG2);
-            let root = table_of_aborts(memory, bits, output_bits, "the stream table")?;
+            let root = table_of(&unused, memory, bits, output_bits, "the stream table")?;
             return Ok(Self {
                 root,
+                unused,
                 bits,
                 output_bits,
                 levels: None,
             });
         }
         let bits = bits.min(SPLIT + MAX_L1_LOG2);
-        let aborting = table_of_aborts(memory, SPLIT, output_bits, "the shared stream table")?;
+        let aborting = table_of(
+            &unused,
+            memory,
+            SPLIT,
+            output_bits,
+            "the shared stream table",
+        )?;
         let size = size_of::<L1Std>() << (bits - SPLIT);
         let root = DmaBlock::new(memory, size, size.max(64), "the stream table's first level")?
             .below(output_bits)?;
@@ -83,7 +140,8 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
             tables: Mutex::new(BTreeMap::new()),
         };
         Ok(Self {
-            root,
+            root: Arc::new(root),
+            unused,
             bits,
             output_bits,
             levels: Some(levels),
@@ -105,31 +163,33 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
         }
     }
 
-    /// Makes sure that `stream` has an entry of its own. Returns whether the hardware must be told
-    /// (`CMD_CFGI_STE` with `Leaf` = 0, 5.1.1) before the entry counts; what became of that goes to
+    /// Makes sure that `stream` has an entry of its own. Returns it, and whether the hardware must be
+    /// told (`CMD_CFGI_STE` with `Leaf` = 0, 5.1.1) before it counts; what became of that goes to
     /// [`in_force`](Self::in_force).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::OutOfRange`], [`ErrorKind::OutOfMemory`].
-    pub(crate) fn reach(&self, stream: StreamId) -> Result<bool> {
+    pub(crate) fn reach(&self, stream: StreamId) -> Result<(StreamEntry<M>, bool)> {
         self.check(stream)?;
         let Some(levels) = &self.levels else {
-            return Ok(false);
+            return Ok((entry(&self.root, stream.0), false));
         };
         let index = stream.0 >> SPLIT;
         let mut tables = levels.tables.lock();
         if let Some(table) = tables.get(&index) {
-            return Ok(!table.in_force);
+            return Ok((entry(&table.entries, stream.0 & LOW), !table.in_force));
         }
         let memory = self.root.memory();
-        let entries = table_of_aborts(
+        let entries = table_of(
+            &self.unused,
             memory,
             SPLIT,
             self.output_bits,
             "a second-level stream table",
         )?;
         let word = descriptor(&entries).into();
+        let own = entry(&entries, stream.0 & LOW);
         tables.insert(
             index,
             Second {
@@ -140,7 +200,7 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
         memory.write_barrier();
         self.root.store(index as usize, word);
         memory.write_barrier();
-        Ok(true)
+        Ok((own, true))
     }
 
     /// The hardware has confirmed that it uses the stream's own entry.
@@ -163,38 +223,18 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
         .of(Culprit::Stream(stream)))
     }
 
-    /// Calls `with` with the entry's table and the index of its first word.
-    fn entry<T>(&self, stream: StreamId, with: impl FnOnce(&DmaBlock<M>, usize) -> T) -> Option<T> {
-        self.check(stream).ok()?;
-        let Some(levels) = &self.levels else {
-            return Some(with(&self.root, stream.0 as usize * WORDS));
-        };
-        let at = (stream.0 & ((1 << SPLIT) - 1)) as usize * WORDS;
-        let tables = levels.tables.lock();
-        tables
-            .get(&(stream.0 >> SPLIT))
-            .map(|table| with(&table.entries, at))
-    }
-
     /// The entry as it stands in memory; `None` for a stream beyond the table.
     pub(crate) fn read(&self, stream: StreamId) -> Option<Ste> {
         self.check(stream).ok()?;
-        let own = self.entry(stream, |table, at| {
-            Ste::from_words(core::array::from_fn(|word| table.load(at + word)))
-        });
-        own.or(Some(entries::abort()))
-    }
-
-    /// Stores words of the entry of a stream that was [`reach`](Self::reach)ed, each by one
-    /// single-copy-atomic store, in rising order. No barrier.
-    pub(crate) fn store(&self, stream: StreamId, words: core::ops::Range<usize>, from: &Ste) {
-        let from = from.to_words();
-        let stored = self.entry(stream, |table, at| {
-            for word in words {
-                table.store(at + word, from[word]);
-            }
-        });
-        debug_assert!(stored.is_some(), "stream {stream} was never reached");
+        let own = match &self.levels {
+            None => Some(entry(&self.root, stream.0)),
+            Some(levels) => levels
+                .tables
+                .lock()
+                .get(&(stream.0 >> SPLIT))
+                .map(|table| entry(&table.entries, stream.0 & LOW)),
+        };
+        Some(own.map_or(self.unused, |own| Ste::from_words(own.read())))
     }
 
     /// The memory stays allocated for good.
@@ -208,6 +248,13 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
                 .values()
                 .for_each(|table| table.entries.leak());
         }
+    }
+}
+
+fn entry<M: DmaMemory>(table: &Arc<DmaBlock<M>>, index: u32) -> StreamEntry<M> {
+    StreamEntry {
+        table: table.clone(),
+        index: index as usize,
     }
 }
 

@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use crate::addr::{AddrRange, Iova, Pasid, PhysAddr, StreamId};
+use crate::entry::Step;
 
 /// The result of everything here that can fail.
 pub type Result<T = ()> = core::result::Result<T, Error>;
@@ -176,6 +177,7 @@ pub struct Error {
     kind: ErrorKind,
     reason: &'static str,
     culprit: Culprit,
+    step: Option<Step>,
 }
 
 impl Error {
@@ -186,6 +188,7 @@ impl Error {
             kind,
             reason,
             culprit: Culprit::None,
+            step: None,
         }
     }
 
@@ -194,6 +197,19 @@ impl Error {
     pub fn of(mut self, culprit: Culprit) -> Self {
         self.culprit = culprit;
         self
+    }
+
+    /// The same failure, with how far the writing of table entries was when it happened.
+    #[must_use]
+    pub fn in_step(mut self, step: Step) -> Self {
+        self.step = Some(step);
+        self
+    }
+
+    /// How far the writing of table entries was, where it failed in the middle of that.
+    #[must_use]
+    pub const fn step(&self) -> Option<Step> {
+        self.step
     }
 
     /// What a caller decides by.
@@ -232,7 +248,11 @@ impl fmt::Display for Error {
         if self.culprit != Culprit::None {
             write!(f, "{}: ", self.culprit)?;
         }
-        write!(f, "{} ({})", self.reason, self.kind)
+        write!(f, "{} ({})", self.reason, self.kind)?;
+        match self.step {
+            Some(step) => write!(f, ", in {step}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -35,6 +35,7 @@ mod attached;
 mod device;
 mod direct;
 mod domain;
+pub mod entry;
 mod error;
 mod fault;
 mod fence;
@@ -71,7 +72,7 @@ pub use mmio::MmioBank;
 pub use ops::{IommuOps, PagingConfig, Probed, Slot, Stage};
 pub use ownership::{Claim, Share};
 pub use platform::{
-    BasicPlatform, Clock, DeviceControl, DmaMemory, NoControl, Platform, RawLock, RegisterBank,
-    SpinLock,
+    Atomicity, BasicPlatform, Clock, DeviceControl, DmaMemory, NoControl, Platform, RawLock,
+    RegisterBank, SpinLock, has_pairs, store_pair,
 };
 pub use reserved::{FirmwareRegion, ReservedKind, ReservedRegion};

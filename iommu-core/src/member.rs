@@ -164,6 +164,13 @@ impl Member {
         self.state.downcast_mut()
     }
 
+    /// As [`state_mut`](Self::state_mut), with the [`streams`](Self::streams).
+    #[must_use]
+    pub fn state_and_streams<T: 'static>(&mut self) -> Option<(&mut T, &[StreamId])> {
+        let state = self.state.downcast_mut()?;
+        Some((state, &self.streams))
+    }
+
     /// All its reserved regions, sorted.
     #[must_use]
     pub fn reserved_regions(&self) -> &[ReservedRegion] {

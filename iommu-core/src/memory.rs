@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::addr::PhysAddr;
 use crate::error::{Culprit, Error, ErrorKind, Result};
-use crate::platform::DmaMemory;
+use crate::platform::{self, DmaMemory};
 
 /// A zeroed block of DMA memory, given back when dropped.
 ///
@@ -115,6 +115,36 @@ impl<M: DmaMemory> DmaBlock<M> {
             self.memory
                 .clean(PhysAddr(self.addr.0 + index as u64 * 8), 8);
         }
+    }
+
+    /// The little-endian words `2 * index` and the next, as one access: for memory whose
+    /// [`atomicity`](DmaMemory::atomicity) is by pairs.
+    ///
+    /// # Panics
+    ///
+    /// Where there are no such words, or the block is not aligned to 16 bytes.
+    #[must_use]
+    pub fn load_pair(&self, index: usize) -> [u64; 2] {
+        platform::load_pair(self.pair(index)).map(u64::from_le)
+    }
+
+    /// Stores the little-endian words `2 * index` and the next as one single-copy-atomic access,
+    /// and cleans them where the memory is not coherent. Ordered as [`store`](Self::store).
+    ///
+    /// # Panics
+    ///
+    /// As [`load_pair`](Self::load_pair).
+    pub fn store_pair(&self, index: usize, value: [u64; 2]) {
+        self.memory
+            .store_pair(self.pair(index), value.map(u64::to_le));
+        if !self.memory.is_coherent() {
+            self.memory
+                .clean(PhysAddr(self.addr.0 + index as u64 * 16), 16);
+        }
+    }
+
+    fn pair(&self, index: usize) -> &[AtomicU64; 2] {
+        &self.words().as_chunks().0[index]
     }
 
     /// Makes later loads of the `len` bytes from `offset` on see what hardware wrote, where the

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use lock_api::RawMutex;
+use portable_atomic::AtomicU128;
 use static_assertions::assert_obj_safe;
 
 use crate::addr::PhysAddr;
@@ -115,6 +116,73 @@ pub unsafe trait DmaMemory: Clone + Send + Sync + Debug + 'static {
     fn store_word(&self, word: &AtomicU64, value: u64) {
         word.store(value, Ordering::Relaxed);
     }
+
+    /// What hardware that reads table entries in this memory sees change at once. The provided
+    /// method claims no more than every architecture promises; a platform that knows its memory
+    /// and its IOMMU to be better (SMMUv3 3.21.3: with FEAT_LSE2) says so, as far as
+    /// [`has_pairs`] allows.
+    fn atomicity(&self) -> Atomicity {
+        Atomicity::Word
+    }
+
+    /// Stores two neighbouring words as one single-copy-atomic access, where
+    /// [`atomicity`](Self::atomicity) is [`Atomicity::Pair`].
+    ///
+    /// `value` is in memory order already. While anybody else may access the words, all do so in
+    /// pairs.
+    ///
+    /// # Panics
+    ///
+    /// As [`store_pair`], which is the provided method.
+    #[inline]
+    fn store_pair(&self, pair: &[AtomicU64; 2], value: [u64; 2]) {
+        store_pair(pair, value);
+    }
+}
+
+/// What a reader of a table entry sees change at once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Atomicity {
+    /// A word of 64 bits, aligned.
+    #[default]
+    Word,
+    /// Two words, aligned: 128 bits.
+    Pair,
+}
+
+/// Whether this CPU stores 128 bits as one access without a lock: what
+/// [`Atomicity::Pair`] asks of the CPU's side.
+#[must_use]
+pub fn has_pairs() -> bool {
+    AtomicU128::is_lock_free()
+}
+
+/// Stores two words as one access of 128 bits, atomic for everybody where [`has_pairs`] says so.
+///
+/// # Panics
+///
+/// Where the pair is not aligned to 16 bytes.
+pub fn store_pair(pair: &[AtomicU64; 2], value: [u64; 2]) {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&value[0].to_ne_bytes());
+    bytes[8..].copy_from_slice(&value[1].to_ne_bytes());
+    as_one(pair).store(u128::from_ne_bytes(bytes), Ordering::Relaxed);
+}
+
+fn as_one(pair: &[AtomicU64; 2]) -> &AtomicU128 {
+    let pair = NonNull::from(pair).cast::<AtomicU128>();
+    assert!(pair.is_aligned(), "a pair of words at {pair:?}");
+    // SAFETY: the two words are 16 bytes that live as long as the reference they came from, and
+    // atomic; the address was checked to be aligned. Whoever else accesses them meanwhile does so
+    // in pairs, as `store_pair` says.
+    unsafe { pair.as_ref() }
+}
+
+/// Loads what [`DmaMemory::store_pair`] stores.
+pub(crate) fn load_pair(pair: &[AtomicU64; 2]) -> [u64; 2] {
+    let bytes = as_one(pair).load(Ordering::Relaxed).to_ne_bytes();
+    let (chunks, _) = bytes.as_chunks::<8>();
+    [0, 1].map(|word| u64::from_ne_bytes(chunks[word]))
 }
 
 /// Time, for bounded waits.

@@ -4,10 +4,11 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ptr::NonNull;
+use std::slice::from_ref;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use iommu_core::{DmaMemory, PhysAddr};
+use iommu_core::{Atomicity, DmaMemory, PhysAddr, has_pairs, store_pair};
 
 use crate::arena::Arena;
 use crate::ledger::Ledger;
@@ -34,9 +35,9 @@ impl fmt::Display for BusError {
 
 impl std::error::Error for BusError {}
 
-/// What is called after each store of a word that hardware may be reading, with the word's address
-/// and its new value in the CPU's byte order.
-pub type StoreHook = Arc<dyn Fn(PhysAddr, u64) + Send + Sync>;
+/// What is called after each single-copy-atomic store to what hardware may be reading: with the
+/// address, and the word or the two words that were stored, in the CPU's byte order.
+pub type StoreHook = Arc<dyn Fn(PhysAddr, &[u64]) + Send + Sync>;
 
 /// Memory that knows which of its bytes are allocated.
 ///
@@ -59,6 +60,7 @@ struct Shared {
     arena: Arena,
     ledger: Mutex<Ledger>,
     coherent: AtomicBool,
+    pairs: AtomicBool,
     /// What memory holds beyond the CPU's cache, for each word that was stored and not cleaned.
     stale: Mutex<BTreeMap<u64, u64>>,
     hooked: AtomicBool,
@@ -114,6 +116,7 @@ impl MockMemory {
         let shared = Shared {
             ledger: Mutex::new(Ledger::new(base.0, size as u64)),
             coherent: AtomicBool::new(true),
+            pairs: AtomicBool::new(false),
             stale: Mutex::default(),
             hooked: AtomicBool::new(false),
             hook: Mutex::default(),
@@ -195,8 +198,20 @@ impl MockMemory {
             .is_none()
     }
 
-    /// Sets what is called after each [`store_word`](DmaMemory::store_word): a test can so look at
-    /// memory between any two stores. The hook may use this memory, but must not store words.
+    /// Whether hardware is promised to see two neighbouring words change at once
+    /// ([`Atomicity::Pair`]). Set before anything is stored for hardware.
+    ///
+    /// # Panics
+    ///
+    /// Where the CPU that this runs on has no such stores.
+    pub fn set_pairs(&self, pairs: bool) {
+        assert!(!pairs || has_pairs(), "this CPU stores 64 bits at a time");
+        self.shared.pairs.store(pairs, Ordering::SeqCst);
+    }
+
+    /// Sets what is called after each [`store_word`](DmaMemory::store_word) and
+    /// [`store_pair`](DmaMemory::store_pair): a test can so look at memory between any two stores.
+    /// The hook may use this memory, but must not store words.
     pub fn set_store_hook(&self, hook: Option<StoreHook>) {
         self.shared.hooked.store(hook.is_some(), Ordering::SeqCst);
         *locked(&self.shared.hook) = hook;
@@ -366,33 +381,50 @@ unsafe impl DmaMemory for MockMemory {
         if self.is_coherent() && !self.shared.hooked.load(Ordering::Relaxed) {
             word.store(value, Ordering::Relaxed);
         } else {
-            self.store_observed(word, value);
+            self.store_observed(from_ref(word), &[value], || {
+                word.store(value, Ordering::Relaxed)
+            });
+        }
+    }
+
+    fn atomicity(&self) -> Atomicity {
+        match self.shared.pairs.load(Ordering::Relaxed) {
+            false => Atomicity::Word,
+            true => Atomicity::Pair,
+        }
+    }
+
+    fn store_pair(&self, pair: &[AtomicU64; 2], value: [u64; 2]) {
+        if self.is_coherent() && !self.shared.hooked.load(Ordering::Relaxed) {
+            store_pair(pair, value);
+        } else {
+            self.store_observed(pair, &value, || store_pair(pair, value));
         }
     }
 }
 
 impl MockMemory {
     #[cold]
-    fn store_observed(&self, word: &AtomicU64, value: u64) {
-        let offset = word
-            .as_ptr()
-            .addr()
-            .wrapping_sub(self.arena.as_ptr().addr());
-        let addr = PhysAddr(self.base.0.wrapping_add(offset as u64));
+    fn store_observed(&self, words: &[AtomicU64], values: &[u64], store: impl FnOnce()) {
+        let start = words.as_ptr().addr();
+        let offset = start.wrapping_sub(self.arena.as_ptr().addr());
+        let addr = self.base.0.wrapping_add(offset as u64);
         if offset >= self.size() {
             locked(&self.shared.ledger)
                 .violation("a word outside this memory was stored to it".into());
         }
-        if self.is_coherent() {
-            word.store(value, Ordering::Relaxed);
-        } else {
+        if !self.is_coherent() {
             let mut stale = locked(&self.shared.stale);
-            let old = word.swap(value, Ordering::Relaxed);
-            stale.entry(addr.0).or_insert(u64::from_le(old));
+            for (at, word) in (addr..).step_by(8).zip(words) {
+                let old = u64::from_le(word.load(Ordering::Relaxed));
+                stale.entry(at).or_insert(old);
+            }
         }
+        store();
         let hook = locked(&self.shared.hook).clone();
         if let Some(hook) = hook {
-            hook(addr, u64::from_le(value));
+            let values = [values[0], values[values.len() - 1]].map(u64::from_le);
+            hook(PhysAddr(addr), &values[..words.len()]);
         }
     }
 }

@@ -1,3 +1,5 @@
+use iommu_core::DmaBlock;
+
 use super::*;
 
 const BASE: PhysAddr = PhysAddr(0x8000_0000);
@@ -116,18 +118,27 @@ fn a_device_reaches_only_what_somebody_owns() {
 #[test]
 fn the_hook_sees_each_store_after_it_happened() {
     let memory = memory();
-    let a = memory.allocate(64, 64).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (log, reader) = (seen.clone(), memory.clone());
-    memory.set_store_hook(Some(Arc::new(move |addr, value| {
-        assert_eq!(reader.read_word(addr), Ok(value));
-        log.lock().unwrap().push((addr, value));
+    memory.set_store_hook(Some(Arc::new(move |addr, values| {
+        for (at, value) in (addr.0..).step_by(8).zip(values) {
+            assert_eq!(reader.read_word(PhysAddr(at)), Ok(*value));
+        }
+        log.lock().unwrap().push((addr, values.to_vec()));
     })));
-    let word = memory.word(PhysAddr(a.0 + 8));
-    memory.store_word(word, 5u64.to_le());
+    let block = DmaBlock::new(&memory, 64, 64, "an entry").unwrap();
+    let at = block.addr();
+    block.store(1, 5);
+    block.store_pair(1, [6, 7]);
     memory.set_store_hook(None);
-    memory.store_word(word, 6u64.to_le());
-    assert_eq!(*seen.lock().unwrap(), [(PhysAddr(a.0 + 8), 5)]);
+    block.store(1, 8);
+    let expected = [
+        (PhysAddr(at.0 + 8), vec![5]),
+        (PhysAddr(at.0 + 16), vec![6, 7]),
+    ];
+    assert_eq!(*seen.lock().unwrap(), expected);
+    assert_eq!(block.load_pair(1), [6, 7]);
+    assert_eq!([block.load(2), block.load(3)], [6, 7]);
 }
 
 #[test]

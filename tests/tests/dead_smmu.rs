@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arm_smmu_v3::{ArmSmmuV3, Config, ShutdownPolicy};
 use iommu_core::{
     Attached, BasicPlatform, Culprit, DefaultDomain, Device, DeviceInfo, DmaBlock, DomainRef,
-    ErrorKind, Iommu, IommuConfig, Iova, MapBlockError, NoControl, PagingConfig, Prot, Rest,
+    ErrorKind, Iommu, IommuConfig, Iova, MapBlockError, NoControl, PagingConfig, Prot, Rest, Stage,
     StreamId,
 };
 use mock_hw::smmuv3::{AckRegister, ModelBank, ModelConfig, StreamConfig};
@@ -235,50 +235,64 @@ fn a_tag_that_the_tlb_may_still_hold_is_never_used_again() {
 
 #[test]
 fn a_refused_command_fails_the_attach_that_sent_it_and_nothing_else() {
-    for nth in 0.. {
-        let machine = machine();
-        let (smmu, iommu) = started(&machine);
-        let device = add(&iommu);
-        let domain = domain(&iommu);
-        let mapped = domain
-            .map_block(Iova(0x1000), buffer(&machine), RW)
-            .unwrap();
-        machine.model().clear_commands();
-        machine.model().fail_command(nth);
-        match device.attach(&domain) {
-            Err(refused) => {
-                assert_eq!(refused.kind(), ErrorKind::Hardware, "{refused}");
-                assert!(
-                    matches!(refused.culprit(), Culprit::Command { .. }),
-                    "{refused}"
-                );
-                assert_eq!(machine.model().stream_config(STREAM), StreamConfig::Abort);
-                assert!(
-                    !reaches(&machine, 0x9000),
-                    "never more than old and new together"
-                );
-                device.attach(&domain).unwrap();
-            }
-            Ok(()) => {
-                let sent = machine.model().commands().len();
-                assert!(
-                    nth >= sent,
-                    "command {nth} of {sent} failed and nobody noticed"
-                );
-                assert_eq!(sent, 4, "two steps of one CFGI_STE and one SYNC each");
-                return;
-            }
-        }
-        assert!(reaches(&machine, 0x1000));
-        assert_eq!(mapped.unmap().unwrap().size(), 4096);
-        assert!(!reaches(&machine, 0x1000));
-        assert!(
-            smmu.handle_global_errors().is_empty(),
-            "it was acknowledged"
-        );
-        device.release().unwrap();
-        assert_eq!(machine.model().violations(), [""; 0]);
+    // From which stage, if any, to which, and how many commands that takes: each round is a
+    // CFGI_STE and a SYNC; between the stages, a TLBI and its SYNC follow.
+    let moves = [
+        (None, Stage::First, 2),
+        (None, Stage::Second, 4),
+        (Some(Stage::First), Stage::Second, 8),
+        (Some(Stage::Second), Stage::First, 8),
+    ];
+    for (from, to, expected) in moves {
+        let sent = (0..).take_while(|nth| refused_at(*nth, from, to)).count();
+        assert_eq!(sent, expected, "{from:?} to {to:?}");
     }
+}
+
+/// Lets the `nth` command of an attach be refused; returns whether there is one.
+fn refused_at(nth: usize, from: Option<Stage>, to: Stage) -> bool {
+    let machine = machine();
+    let (smmu, iommu) = started(&machine);
+    let device = add(&iommu);
+    let paging = |stage| {
+        let config = PagingConfig {
+            stage,
+            ..PagingConfig::default()
+        };
+        iommu.paging_domain(&config).unwrap()
+    };
+    let old = from.map(paging);
+    if let Some(old) = &old {
+        device.attach(old).unwrap();
+    }
+    let domain = paging(to);
+    let mapped = domain
+        .map_block(Iova(0x1000), buffer(&machine), RW)
+        .unwrap();
+    machine.model().clear_commands();
+    machine.model().fail_command(nth);
+    let Err(refused) = device.attach(&domain) else {
+        let sent = machine.model().commands().len();
+        assert!(nth >= sent, "command {nth} of {sent} failed unnoticed");
+        return false;
+    };
+    assert_eq!(refused.kind(), ErrorKind::Hardware, "{refused}");
+    assert!(
+        matches!(refused.culprit(), Culprit::Command { .. }),
+        "{refused}"
+    );
+    let step = refused.step().expect("a step");
+    assert!((1..=step.of).contains(&step.round), "{refused}");
+    assert_eq!(machine.model().stream_config(STREAM), StreamConfig::Abort);
+    assert!(!reaches(&machine, 0x9000), "more than old and new together");
+    device.attach(&domain).unwrap();
+    assert!(reaches(&machine, 0x1000));
+    assert_eq!(mapped.unmap().unwrap().size(), 4096);
+    assert!(!reaches(&machine, 0x1000));
+    assert!(smmu.handle_global_errors().is_empty(), "acknowledged");
+    device.release().unwrap();
+    assert_eq!(machine.model().violations(), [""; 0]);
+    true
 }
 
 #[test]

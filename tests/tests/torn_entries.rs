@@ -165,8 +165,10 @@ fn between_any_two_stores_an_entry_is_the_old_one_the_new_one_or_aborts() {
     let entries: Vec<[u64; 8]> = domains.iter().map(words).collect();
 
     let watching = reader.clone();
-    let hook = move |addr: iommu_core::PhysAddr, value: u64| {
-        watching.lock().unwrap().store(addr.0, value);
+    let hook = move |addr: iommu_core::PhysAddr, values: &[u64]| {
+        for (at, value) in (addr.0..).step_by(8).zip(values) {
+            watching.lock().unwrap().store(at, *value);
+        }
     };
     machine.memory().set_store_hook(Some(Arc::new(hook)));
     let decode = |entry: &[u64; 8]| ModelConfig::default().decode_stream(entry).unwrap();

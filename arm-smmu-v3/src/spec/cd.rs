@@ -94,4 +94,10 @@ impl Cd {
     pub fn to_words(self) -> [u64; 8] {
         zerocopy::transmute!(self)
     }
+
+    /// The descriptor that these words are.
+    #[must_use]
+    pub fn from_words(words: [u64; 8]) -> Self {
+        zerocopy::transmute!(words)
+    }
 }

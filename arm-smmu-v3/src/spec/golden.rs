@@ -245,6 +245,7 @@ fn stream_table_entries_have_the_fields_of_others() {
         s1_cir with_s1_cir 3 => 0x0000_0000_0000_000c;
         s1_cor with_s1_cor 3 => 0x0000_0000_0000_0030;
         s1_csh with_s1_csh 3 => 0x0000_0000_0000_00c0;
+        mev with_mev true => 0x0000_0000_0008_0000;
         s1_stalld with_s1_stalld true => 0x0000_0000_0800_0000;
         eats with_eats 3 => 0x0000_0000_3000_0000;
         strw with_strw 3 => 0x0000_0000_c000_0000;

@@ -76,8 +76,12 @@ pub struct Word1 {
     /// Bits 71:70. CD fetches, shareability: 0 none, 2 outer, 3 inner.
     #[bits(2)]
     pub s1_csh: u8,
-    #[bits(19)]
-    __: u32,
+    #[bits(11)]
+    __: u16,
+    /// Bit 83. Events of the stream may be merged.
+    pub mev: bool,
+    #[bits(7)]
+    __: u8,
     /// Bit 91. Stage-1 stalls are not allowed.
     pub s1_stalld: bool,
     /// Bits 93:92. ATS: 0 refused, 1 full, 2 split-stage.

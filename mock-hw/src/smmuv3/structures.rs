@@ -31,8 +31,9 @@ pub(super) struct ConfigCache {
     pub(super) stes: HashMap<u32, Words>,
     /// Level 1 descriptors of context descriptor tables, by StreamID and index.
     pub(super) l1cds: HashMap<(u32, u32), u64>,
-    /// Context descriptors, by StreamID and SubstreamID.
-    pub(super) cds: HashMap<(u32, u32), Words>,
+    /// Context descriptors, by StreamID and SubstreamID, with where each came from: words of two
+    /// descriptors never make one.
+    pub(super) cds: HashMap<(u32, u32), (u64, Words)>,
 }
 
 /// What a configuration invalidation drops.
@@ -207,7 +208,7 @@ impl State {
         index: u32,
     ) -> Result<(Context, Signature), Fault> {
         let key = (t.stream, index);
-        let mut known = self.cache.cds.get(&key).copied().unwrap_or_default();
+        let (from, mut known) = self.cache.cds.get(&key).copied().unwrap_or_default();
         let words = match self.enough(&known) {
             Some(words) => words,
             None => {
@@ -217,8 +218,11 @@ impl State {
                 if let Ok(context) = decode::context(&self.config, stage1, &fresh) {
                     self.check_context(key, &fresh, stage1, &context);
                 }
+                if from != at {
+                    known = Words::default();
+                }
                 let words = self.mix(&mut known, fresh);
-                self.cache.cds.insert(key, known);
+                self.cache.cds.insert(key, (at, known));
                 words
             }
         };
@@ -356,7 +360,8 @@ impl State {
             return Some(StreamConfig::Invalid);
         };
         if let Some(stage1) = &mut ste.stage1 {
-            let words = self.cache.cds.get(&(stream, 0)).and_then(whole);
+            let words = self.cache.cds.get(&(stream, 0));
+            let words = words.and_then(|(_, words)| whole(words));
             stage1.descriptor =
                 words.and_then(|words| decode::context(&self.config, stage1, &words).ok());
         }
