@@ -66,9 +66,7 @@ const fn incoming_shareability(features: &Features) -> u8 {
 /// this SMMU have in word 1 whatever they lead to. An entry that aborts ignores that (5.2), and so
 /// do those that pass or translate, each its part of it; so the first attach finds it filled.
 pub(crate) const fn unused(features: &Features, walk: WalkAttributes) -> Ste {
-    let stage1 = stage1(features, walk, PhysAddr(0)).word1;
-    let word1 = stage1.with_shcfg(incoming_shareability(features));
-    ste(abort().word0, word1)
+    ste(abort().word0, stage1(features, walk, PhysAddr(0)).word1)
 }
 
 /// Passes every transaction.
@@ -86,11 +84,14 @@ pub(crate) const fn stage1(features: &Features, walk: WalkAttributes, cd: PhysAd
         .with_valid(true)
         .with_config(Config::STAGE1)
         .with_s1_context_ptr(field(cd, 6));
+    // The attributes count for nothing here; they are those that entries without stage 1 have, so
+    // that one store leads from one to the other.
     let word1 = Word1::new()
         .with_s1_cir(walk.cacheability)
         .with_s1_cor(walk.cacheability)
         .with_s1_csh(walk.shareability)
-        .with_s1_stalld(features.stalls);
+        .with_s1_stalld(features.stalls)
+        .with_shcfg(incoming_shareability(features));
     ste(word0, word1)
 }
 

@@ -40,6 +40,16 @@ fn abort() {
 }
 
 #[test]
+fn unused() {
+    // V, CFG_ABORT, and word 1 as stage 1 has it, with SHCFG as bypass has it.
+    ste_is(super::unused(&features(PLAIN), COHERENT), [0x1, 0xd4, 0, 0]);
+    ste_is(
+        super::unused(&features(RICH), NOT_COHERENT),
+        [0x1, 0x1000_0800_0080, 0, 0],
+    );
+}
+
+#[test]
 fn bypass() {
     // V, CFG_BYPASS; SHCFG_INCOMING only where SMMU_IDR1.ATTR_TYPES_OVR.
     ste_is(super::bypass(&features(PLAIN)), [0x9, 0, 0, 0]);
@@ -57,10 +67,10 @@ fn stage1() {
         super::stage1(&features(PLAIN), COHERENT, cd),
         [0x0000_8765_4321_0fcb, 0xd4, 0, 0],
     );
-    // S1STALLD; S1CIR and S1COR not cached, S1CSH outer.
+    // S1STALLD; S1CIR and S1COR not cached, S1CSH outer; SHCFG_INCOMING.
     ste_is(
         super::stage1(&features(RICH), NOT_COHERENT, cd),
-        [0x0000_8765_4321_0fcb, 0x0800_0080, 0, 0],
+        [0x0000_8765_4321_0fcb, 0x1000_0800_0080, 0, 0],
     );
     // No address reaches fields above or below the pointer.
     ste_is(

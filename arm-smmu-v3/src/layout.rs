@@ -75,10 +75,13 @@ const SWITCH: Words = [
 /// How events of the stream are reported.
 const MERGE: Words = word1(Word1::new().with_mev(true));
 
-/// The attributes of traffic that no stage 1 gives others.
+/// The attributes of traffic that no stage 1 gives others: of a stream with stage 1, that without
+/// substream may be such (5.2, S1DSS).
 const ATTRIBUTES: Words = word1(Word1::new().with_shcfg(3));
 
 const ATS: Words = word1(Word1::new().with_eats(3));
+
+const FULL_ATS: u64 = Word1::new().with_eats(1).into_bits();
 
 const VMID: Words = word2(Word2::new().with_s2_vmid(0xffff));
 
@@ -110,6 +113,7 @@ const STAGE1: Words = any(&[
     VMID,
     STALL2,
     ATS,
+    ATTRIBUTES,
 ]);
 
 /// The translation regime; IGNORED where stage 2 translates, and where nothing does.
@@ -152,22 +156,18 @@ const DEFINED: Words = any(&[SWITCH, MERGE, STAGE1, REGIME, STAGE2]);
 /// What every entry uses that lets anything pass.
 const PASSING: Words = any(&[SWITCH, MERGE, not(DEFINED)]);
 
-static USED: [Words; 6] = [
-    VALID,
-    SWITCH,
-    any(&[PASSING, ATTRIBUTES]),
-    any(&[PASSING, STAGE1, REGIME]),
-    any(&[PASSING, STAGE2]),
-    any(&[PASSING, STAGE1, STAGE2]),
-];
+/// By `V` and `Config`.
+static USED: [Words; 16] = {
+    let mut used = [VALID; 16];
+    let abort = SWITCH;
+    (used[0b0001], used[0b0011], used[0b0101], used[0b0111]) = (abort, abort, abort, abort);
+    used[0b1001] = any(&[PASSING, ATTRIBUTES]);
+    used[0b1011] = any(&[PASSING, STAGE1, REGIME]);
+    used[0b1101] = any(&[PASSING, STAGE2]);
+    used[0b1111] = any(&[PASSING, STAGE1, STAGE2]);
+    used
+};
 
-/// Stage 1 that traffic without substream bypasses.
-static STAGE1_OR_BYPASS: Words = any(&[PASSING, STAGE1, REGIME, ATTRIBUTES]);
-
-/// By `V` and `Config`: which of [`USED`].
-const KIND: [u8; 16] = [0, 1, 0, 1, 0, 1, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5];
-
-const DSS_BYPASS: u8 = 1;
 const DSS_SUBSTREAM0: u8 = 2;
 
 /// What becomes of traffic without substream.
@@ -183,11 +183,7 @@ impl Layout<WORDS> for Ste {
 
     #[inline(always)]
     fn used(entry: &Words) -> &'static Words {
-        let kind = KIND[(entry[0] & 0xf) as usize];
-        if kind == 3 && Word1::from_bits(entry[1]).s1_dss() == DSS_BYPASS {
-            return &STAGE1_OR_BYPASS;
-        }
-        &USED[usize::from(kind)]
+        &USED[(entry[0] & 0xf) as usize]
     }
 
     /// Terminates silently (5.2, Config).
@@ -195,56 +191,51 @@ impl Layout<WORDS> for Ste {
         crate::entries::abort().word0.into_bits()
     }
 
-    fn detour(live: &Words, target: &Words, retag: bool) -> Detour<WORDS> {
-        let (old, new) = (Ste::from_words(*live), Ste::from_words(*target));
-        let same = old.word0.config() == new.word0.config();
-        let stage1_only = |ste: &Ste| ste.word0.config() == Config::STAGE1;
-        let stage2 = |ste: &Ste| ste.word0.config().0 & 0b010 != 0;
-        let (was, becomes) = (old.word1.eats(), new.word1.eats());
-        let stalls = old.word2.s2_s() || new.word2.s2_s();
+    const MOVABLE: Words = any(&[ATS, MERGE, ATTRIBUTES, DEFAULT, STALL1, STALL2, VMID]);
+
+    const TAG: Words = VMID;
+
+    fn detour(live: &Words, target: &Words) -> Detour<WORDS> {
+        let config = |words: &Words| Word0::from_bits(words[0]).config();
+        let (old, new) = (config(live), config(target));
+        let when = |condition, mask| if condition { mask } else { 0 };
 
         // The device's ATS is off while EATS changes (3.9.2), so no transaction depends on it; what
         // matters is that no mixture is ILLEGAL. Clearing its bits never is. Setting them is where
         // full ATS is what they say, and there is no stall.
+        let (was, becomes) = (live[1] & ATS[1], target[1] & ATS[1]);
         let (mut early, mut late) = (was & !becomes, becomes & !was);
-        if becomes == 1 && !stalls {
+        let stalls = (live[2] | target[2]) & STALL2[2] != 0;
+        if becomes == FULL_ATS && !stalls {
             (early, late) = (early | late, 0);
         }
-        let ats = |bits| word1(Word1::new().with_eats(bits));
 
         // A stage 2 that is not in use may have its stall bit set or cleared, as long as EATS is 0;
         // one that is in use may lose it.
-        let stall = if new.word2.s2_s() {
-            was == 0 && !stage2(&old)
-        } else {
-            true
-        };
+        let starts_stalling = target[2] & STALL2[2] != 0;
+        let stall = !starts_stalling || was == 0 && !old.has_stage2();
+
         // Traffic without substream is terminated, bypasses, or uses the table: it must not meet the
         // table of the other entry. Traffic with a substream is not concerned.
-        let leaves_table = same && new.word1.s1_dss() != DSS_SUBSTREAM0;
-        let enters_table = same && !leaves_table && old.word1.s1_dss() != DSS_SUBSTREAM0;
+        let default = |words: &Words| Word1::from_bits(words[1]).s1_dss();
+        let leaves_table = old == new && default(target) != DSS_SUBSTREAM0;
+        let enters_table = old == new && !leaves_table && default(live) != DSS_SUBSTREAM0;
 
         // A descriptor that stalls is ILLEGAL where stalls are forbidden: they are allowed as long
         // as either table is in use.
-        let forbids = new.word1.s1_stalld();
+        let forbids = target[1] & STALL1[1] != 0;
 
-        let when = |condition, mask| if condition { mask } else { NONE };
+        let ahead1 = early
+            | MERGE[1]
+            | ATTRIBUTES[1]
+            | when(leaves_table, DEFAULT[1])
+            | when(!forbids, STALL1[1]);
+        let behind1 = late | when(enters_table, DEFAULT[1]) | when(forbids, STALL1[1]);
+        let ahead2 = when(stall, STALL2[2]) | when(old == Config::STAGE1, VMID[2]);
+        let behind2 = when(new == Config::STAGE1, VMID[2]);
         Detour {
-            ahead: any(&[
-                ats(early),
-                when(stall, STALL2),
-                MERGE,
-                ATTRIBUTES,
-                when(leaves_table, DEFAULT),
-                when(!forbids, STALL1),
-                when(retag && stage1_only(&old), VMID),
-            ]),
-            behind: any(&[
-                ats(late),
-                when(enters_table, DEFAULT),
-                when(forbids, STALL1),
-                when(retag && stage1_only(&new), VMID),
-            ]),
+            ahead: [0, ahead1, ahead2, 0, 0, 0, 0, 0],
+            behind: [0, behind1, behind2, 0, 0, 0, 0, 0],
         }
     }
 }

@@ -264,7 +264,7 @@ fn a_tag_changes_by_itself_only_where_the_caller_allows_it() {
     assert_eq!(plan(s1, s2, WORD).to_string(), "ahead 1 2 3, swing 0");
     assert_eq!(
         plan(s2, s1, WORD).to_string(),
-        "fill 1, swing but 0, swing 2"
+        "ahead 1, swing but 0, swing 2"
     );
     for (from, to) in [(s1, s2), (s2, s1)] {
         let plan = plan(

@@ -167,7 +167,7 @@ impl<P: Platform> Inner<P> {
             for stream in state.presenting(streams) {
                 let mut live = stream.entry.read();
                 let plan = Plan::new(&live, &self.abort, rules);
-                for round in plan.iter().flat_map(Plan::rounds) {
+                for round in plan.into_iter().flat_map(Plan::rounds) {
                     round.apply(&mut live, &self.abort, |store| stream.entry.store(store));
                 }
             }

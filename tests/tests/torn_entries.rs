@@ -113,6 +113,20 @@ impl RegisterBank for Watched {
     }
 }
 
+/// The old one, the new one, and one that aborts; between the stages, stage 1 with the other's tag.
+fn allowed(old: StreamConfig, new: StreamConfig) -> Vec<StreamConfig> {
+    let mut allowed = vec![old, StreamConfig::Abort, new];
+    for (one, two) in [(old, new), (new, old)] {
+        if let (StreamConfig::Stage1 { mut stage1, eats }, StreamConfig::Stage2 { stage2, .. }) =
+            (one, two)
+        {
+            stage1.vmid = stage2.vmid;
+            allowed.push(StreamConfig::Stage1 { stage1, eats });
+        }
+    }
+    allowed
+}
+
 #[test]
 fn between_any_two_stores_an_entry_is_the_old_one_the_new_one_or_aborts() {
     let machine = ModelMachine::new(ModelConfig::default(), 1);
@@ -181,7 +195,7 @@ fn between_any_two_stores_an_entry_is_the_old_one_the_new_one_or_aborts() {
             *reader.lock().unwrap() = Reader {
                 entry: model.stream_entry(STREAM).unwrap().0,
                 words: live.map(|word| vec![word]),
-                allowed: vec![decode(old), StreamConfig::Abort, decode(new)],
+                allowed: allowed(decode(old), decode(new)),
                 ..Reader::default()
             };
             device.attach(to).unwrap();

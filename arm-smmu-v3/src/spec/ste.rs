@@ -28,6 +28,12 @@ impl Config {
         self.0 & 0b100 == 0
     }
 
+    /// Whether stage 2 translates.
+    #[must_use]
+    pub const fn has_stage2(self) -> bool {
+        self.0 & 0b110 == 0b110
+    }
+
     const fn from_bits(bits: u8) -> Self {
         Self(bits)
     }

@@ -11,7 +11,7 @@
 //!
 //! - *fill*: bits that the live configuration ignores get their new values; nothing changes for a
 //!   reader;
-//! - *swing*: one word (two, where both are fetched [at once](Atomicity)) gets its new value: a
+//! - *swing*: one word (two, where both are fetched [at once](crate::Atomicity)) gets its new value: a
 //!   reader sees the old entry or the new one.
 //!
 //! Bits that the new configuration ignores are left as they are. Where bits in use differ in
@@ -59,12 +59,14 @@ mod plan;
 mod round;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use core::fmt;
 use core::marker::PhantomData;
 
 pub use self::plan::{Plan, Rules};
 pub use self::round::{Round, RoundKind, Store};
+pub use self::write::{Device, WriteError, write};
 
 use crate::error::{Error, ErrorKind};
 
@@ -90,10 +92,17 @@ pub trait Layout<const N: usize>: 'static {
     /// words: what a breaking plan for `target` goes through.
     fn refusing(target: &[u64; N]) -> u64;
 
+    /// The bits that [`detour`](Self::detour) may name.
+    const MOVABLE: [u64; N] = [0; N];
+
+    /// Those of them that tag cached translations: left out where [`Rules::retag`] does not allow
+    /// it.
+    const TAG: [u64; N] = [0; N];
+
     /// Bits that may change by themselves between `live` and `target`, two entries that are too
-    /// different for one swing. `retag` is [`Rules::retag`].
-    fn detour(live: &[u64; N], target: &[u64; N], retag: bool) -> Detour<N> {
-        let _ = (live, target, retag);
+    /// different for one swing.
+    fn detour(live: &[u64; N], target: &[u64; N]) -> Detour<N> {
+        let _ = (live, target);
         Detour::NONE
     }
 }
@@ -161,11 +170,8 @@ impl<F: Layout<N>, const N: usize> Target<F, N> {
     /// Whether `entry` means the same: whether they are equal as far as this one is used.
     #[must_use]
     pub fn is(&self, entry: &[u64; N]) -> bool {
-        let mut differ = 0;
-        for word in 0..N {
-            differ |= (entry[word] ^ self.words[word]) & self.used[word];
-        }
-        differ == 0
+        let mut words = entry.iter().zip(&self.words).zip(self.used);
+        words.all(|((entry, word), used)| (entry ^ word) & used == 0)
     }
 }
 

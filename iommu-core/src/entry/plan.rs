@@ -17,27 +17,20 @@ pub struct Rules {
     pub retag: bool,
 }
 
-/// No plan takes more rounds.
-const MOST: usize = 6;
+const MOST: usize = 4;
 
-/// In which rounds an entry becomes its target.
+/// In which rounds an entry becomes its target: at most four.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
+    /// Rounds without words are none.
     rounds: [Round; MOST],
-    len: u8,
     breaks: bool,
 }
 
 impl Plan {
     const fn empty(rules: Rules) -> Self {
-        let nothing = Round {
-            kind: RoundKind::Fill,
-            words: 0,
-            rules,
-        };
         Self {
-            rounds: [nothing; MOST],
-            len: 0,
+            rounds: [Round::new(RoundKind::Fill, 0, rules); MOST],
             breaks: false,
         }
     }
@@ -54,46 +47,38 @@ impl Plan {
         target: &Target<F, N>,
         rules: Rules,
     ) -> Result<Self, EntryError> {
-        let used = F::used(live);
-        // Words of which used bits change, and those of them where the live configuration uses
-        // such bits too.
-        let (mut needed, mut conflicting) = (0u8, 0u8);
-        for word in 0..N {
-            let bits = (live[word] ^ target.words[word]) & target.used[word];
-            if bits != 0 {
-                needed |= 1 << word;
-                if bits & used[word] != 0 {
-                    conflicting |= 1 << word;
-                    if bits & used[word] & !F::DEFINED[word] != 0 {
-                        return Err(unknown::<F, N>(live, word));
-                    }
-                }
-            }
+        let differences = Differences::between(live, target);
+        match differences.simple(rules) {
+            Some((fill, swing)) => Ok(Self::simple(fill, swing, rules)),
+            None => Self::unusual(live, target, rules),
         }
-        let (needed, swing) = (widen(needed, rules), widen(conflicting, rules));
-        let mut plan = Self::empty(rules);
-        if !is_one_unit(swing, rules) {
-            return Ok(Self::long(live, target, rules));
-        }
-        if needed & !swing != 0 {
-            plan.add(RoundKind::Fill, needed & !swing, rules);
-        }
-        if swing != 0 {
-            plan.add(RoundKind::Swing, swing, rules);
-        }
-        Ok(plan)
     }
 
-    /// The plan where more than one word is in conflict.
+    /// Swings `swing`, at most one unit, after `fill` is filled.
+    #[inline(always)]
+    const fn simple(fill: u8, swing: u8, rules: Rules) -> Self {
+        let mut plan = Self::empty(rules);
+        plan.rounds[0].words = fill;
+        plan.rounds[1] = Round::new(RoundKind::Swing, swing, rules);
+        plan
+    }
+
+    /// The plan where more than one unit is in conflict, or words have bits that nobody defined.
     #[cold]
-    fn long<F: Layout<N>, const N: usize>(
+    #[inline(never)]
+    fn unusual<F: Layout<N>, const N: usize>(
         live: &[u64; N],
         target: &Target<F, N>,
         rules: Rules,
-    ) -> Self {
-        Self::around(live, target, rules)
-            .filter(|plan| !plan.breaks)
-            .unwrap_or_else(|| Self::breaking(live, target, rules))
+    ) -> Result<Self, EntryError> {
+        let differences = Differences::of_all(live, target)?;
+        if let Some((fill, swing)) = differences.simple(rules) {
+            return Ok(Self::simple(fill, swing, rules));
+        }
+        match Self::around(live, target, rules) {
+            Some(plan) if !plan.breaks() => Ok(plan),
+            _ => Ok(Self::breaking(differences.needed(rules), rules)),
+        }
     }
 
     /// By way of a waypoint, if there is one.
@@ -106,24 +91,29 @@ impl Plan {
         let detour = Detour::between(live, target, rules);
         let mut plan = Self::empty(rules);
         if detour.ahead != [0; N] {
+            // What is still in conflict afterwards is left for the rounds that resolve it.
             let words = words_where::<N>(|word| {
                 let bits = (live[word] ^ target.words[word]) & target.used[word];
-                bits & (!used[word] | detour.ahead[word]) != 0
+                let left = bits & used[word] & !detour.ahead[word];
+                detour.ahead[word] != 0 || bits != 0 && left == 0
             });
-            plan.add(RoundKind::Ahead, widen(words, rules), rules);
+            plan.add(Round::new(RoundKind::Ahead, widen(words, rules), rules))?;
         } else if detour.behind != [0; N] {
             let mut stop = *target;
-            for word in 0..N {
-                stop.words[word] ^= (live[word] ^ target.words[word]) & detour.behind[word];
+            for (word, live) in live.iter().enumerate() {
+                stop.words[word] ^= (live ^ target.words[word]) & detour.behind[word];
             }
             for round in Self::new(live, &stop, rules).ok()?.rounds() {
                 match round.kind {
-                    RoundKind::Fill => plan.add(RoundKind::Fill, round.words, rules),
-                    RoundKind::Swing => plan.add(RoundKind::Behind, round.words, rules),
+                    RoundKind::Fill => plan.add(round)?,
+                    RoundKind::Swing => {
+                        plan.add(Round::new(RoundKind::Behind, round.words, rules))?;
+                    }
                     _ => return None,
                 }
             }
-        } else {
+        }
+        if plan.is_empty() {
             return None;
         }
         let mut entry = *live;
@@ -131,92 +121,166 @@ impl Plan {
             round.apply(&mut entry, target, |_| ());
         }
         let rest = Self::new(&entry, target, rules).ok()?;
-        if plan.len() + rest.len() > MOST {
-            return None;
-        }
         for round in rest.rounds() {
-            plan.add(round.kind, round.words, rules);
+            plan.add(round)?;
         }
         plan.breaks = rest.breaks;
         Some(plan)
     }
 
     /// By way of an entry that refuses everything.
-    fn breaking<F: Layout<N>, const N: usize>(
-        live: &[u64; N],
-        target: &Target<F, N>,
-        rules: Rules,
-    ) -> Self {
+    const fn breaking(needed: u8, rules: Rules) -> Self {
         let first = widen(1, rules);
-        let others =
-            words_where::<N>(|word| (live[word] ^ target.words[word]) & target.used[word] != 0);
         let mut plan = Self::empty(rules);
+        plan.rounds[0] = Round::new(RoundKind::Refuse, first, rules);
+        plan.rounds[1] = Round::new(RoundKind::Swing, needed & !first, rules);
+        plan.rounds[2] = Round::new(RoundKind::Swing, first, rules);
         plan.breaks = true;
-        plan.add(RoundKind::Refuse, first, rules);
-        let others = widen(others, rules) & !first;
-        if others != 0 {
-            plan.add(RoundKind::Swing, others, rules);
-        }
-        plan.add(RoundKind::Swing, first, rules);
         plan
     }
 
-    #[inline(always)]
-    fn add(&mut self, kind: RoundKind, words: u8, rules: Rules) {
-        if let Some(round) = self.rounds.get_mut(usize::from(self.len)) {
-            *round = Round { kind, words, rules };
-            self.len += 1;
-        }
+    /// Adds a round; `None` where it is one too many.
+    fn add(&mut self, round: Round) -> Option<()> {
+        let last = self.rounds.iter().rposition(|round| round.words != 0);
+        *self.rounds.get_mut(last.map_or(0, |last| last + 1))? = round;
+        Some(())
     }
 
     /// The rounds, in their order. There are none where the entry means its target already.
     #[inline]
-    pub fn rounds(&self) -> impl ExactSizeIterator<Item = Round> {
-        self.rounds[..usize::from(self.len)].iter().copied()
+    pub fn rounds(self) -> impl Iterator<Item = Round> {
+        self.rounds.into_iter().filter(|round| round.words != 0)
     }
 
     /// The round of this number, from 0.
     #[must_use]
     #[inline]
-    pub fn round(&self, number: usize) -> Option<Round> {
-        self.rounds[..usize::from(self.len)].get(number).copied()
+    pub fn round(self, number: usize) -> Option<Round> {
+        self.rounds().nth(number)
     }
 
     /// How many rounds there are: each is one wait for the hardware.
     #[must_use]
     #[inline]
-    pub fn len(&self) -> usize {
-        self.len.into()
+    pub fn len(self) -> usize {
+        self.rounds().count()
     }
 
     /// Whether the entry means its target already.
     #[must_use]
     #[inline]
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
     }
 
     /// Whether a reader may see an entry that refuses everything, where neither the live one nor
     /// the target does.
     #[must_use]
-    pub const fn breaks(&self) -> bool {
+    pub const fn breaks(self) -> bool {
         self.breaks
     }
 
     /// How many stores there are in all.
     #[must_use]
-    pub fn stores(&self) -> u32 {
+    pub fn stores(self) -> u32 {
         self.rounds().map(Round::stores).sum()
     }
 }
 
-#[cold]
-fn unknown<F: Layout<N>, const N: usize>(live: &[u64; N], word: usize) -> EntryError {
-    let bits = live[word] & !F::DEFINED[word];
-    EntryError::Unknown {
-        entry: F::NAME,
-        word,
-        bits,
+/// Where a live entry and its target differ: a bit for each word.
+#[derive(Clone, Copy)]
+pub(super) struct Differences {
+    /// Bits that the target uses differ.
+    needed: u8,
+    /// Bits that both use differ.
+    conflicting: u8,
+    /// Not zero where bits may differ that nobody defined.
+    odd: u64,
+}
+
+impl Differences {
+    #[inline(always)]
+    pub(super) fn between<F: Layout<N>, const N: usize>(
+        live: &[u64; N],
+        target: &Target<F, N>,
+    ) -> Self {
+        let used = F::used(live);
+        let (mut needed, mut conflicting, mut odd) = (0, 0, 0);
+        for (word, live) in live.iter().enumerate() {
+            if F::DEFINED[word] == 0 {
+                odd |= live;
+                continue;
+            }
+            let bits = (live ^ target.words[word]) & target.used[word];
+            if bits != 0 {
+                needed |= 1 << word;
+                if bits & used[word] != 0 {
+                    conflicting |= 1 << word;
+                    odd |= bits & used[word] & !F::DEFINED[word];
+                }
+            }
+        }
+        Self {
+            needed,
+            conflicting,
+            odd,
+        }
+    }
+
+    /// As [`between`](Self::between), with what exactly is odd.
+    #[inline]
+    fn of_all<F: Layout<N>, const N: usize>(
+        live: &[u64; N],
+        target: &Target<F, N>,
+    ) -> Result<Self, EntryError> {
+        let differences = Self::between(live, target);
+        if differences.odd == 0 {
+            return Ok(differences);
+        }
+        let used = F::used(live);
+        let (mut needed, mut conflicting) = (0, 0);
+        for (word, live) in live.iter().enumerate() {
+            let change = (live ^ target.words[word]) & target.used[word];
+            let bits = change & used[word] & !F::DEFINED[word];
+            if bits != 0 {
+                let entry = F::NAME;
+                return Err(EntryError::Unknown { entry, word, bits });
+            }
+            needed |= u8::from(change != 0) << word;
+            conflicting |= u8::from(change & used[word] != 0) << word;
+        }
+        Ok(Self {
+            needed,
+            conflicting,
+            odd: 0,
+        })
+    }
+
+    #[inline(always)]
+    pub(super) const fn are_none(self) -> bool {
+        self.needed == 0
+    }
+
+    /// Whether every bit that differs, and is in use, has a meaning.
+    #[inline(always)]
+    pub(super) const fn are_defined(self) -> bool {
+        self.odd == 0
+    }
+
+    /// What is filled and what is swung, by whole units, where one unit at most is in conflict.
+    #[inline(always)]
+    pub(super) const fn simple(self, rules: Rules) -> Option<(u8, u8)> {
+        let swing = widen(self.conflicting, rules);
+        if self.odd != 0 || !is_one_unit(swing, rules) {
+            return None;
+        }
+        Some((self.needed(rules) & !swing, swing))
+    }
+
+    /// The words that change, by whole units.
+    #[inline(always)]
+    pub(super) const fn needed(self, rules: Rules) -> u8 {
+        widen(self.needed, rules)
     }
 }
 
@@ -228,7 +292,7 @@ fn words_where<const N: usize>(changes: impl Fn(usize) -> bool) -> u8 {
 
 /// All words of the units that `words` are in.
 #[inline(always)]
-const fn widen(words: u8, rules: Rules) -> u8 {
+pub(super) const fn widen(words: u8, rules: Rules) -> u8 {
     match rules.atomicity {
         Atomicity::Word => words,
         Atomicity::Pair => ((words | words >> 1) & 0b0101_0101) * 0b11,

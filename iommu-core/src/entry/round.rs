@@ -40,15 +40,19 @@ pub enum Store {
 }
 
 /// Some words of an entry, stored in any order, then invalidated and waited for together.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Round {
     pub(super) kind: RoundKind,
-    /// A bit for each word that is stored.
+    /// A bit for each word that is stored; whole units.
     pub(super) words: u8,
-    pub(super) rules: Rules,
+    rules: Rules,
 }
 
 impl Round {
+    pub(super) const fn new(kind: RoundKind, words: u8, rules: Rules) -> Self {
+        Self { kind, words, rules }
+    }
+
     /// What it does.
     #[must_use]
     pub const fn kind(self) -> RoundKind {
@@ -78,61 +82,37 @@ impl Round {
         store: impl FnMut(Store),
     ) {
         match self.kind {
-            RoundKind::Swing => self.put(entry, store, |_, word| target.words[word]),
+            RoundKind::Swing => put(self.rules.atomicity, self.words, entry, store, |_, word| {
+                target.words[word]
+            }),
             RoundKind::Fill => {
                 let used = F::used(entry);
-                self.put(entry, store, |entry, word| {
-                    merge(entry[word], target.words[word], !used[word])
-                });
+                put(
+                    self.rules.atomicity,
+                    self.words,
+                    entry,
+                    store,
+                    |entry, word| merge(entry[word], target.words[word], !used[word]),
+                );
             }
             RoundKind::Ahead | RoundKind::Behind | RoundKind::Refuse => {
-                let next = self.unusual(entry, target);
-                self.put(entry, store, |_, word| next[word]);
+                self.apply_unusual(entry, target, store);
             }
         }
     }
 
-    #[inline(always)]
-    fn put<const N: usize>(
+    /// A round that is neither a plain fill nor a plain swing.
+    #[cold]
+    #[inline(never)]
+    fn apply_unusual<F: Layout<N>, const N: usize>(
         self,
         entry: &mut [u64; N],
-        mut store: impl FnMut(Store),
-        value: impl Fn(&[u64; N], usize) -> u64,
-    ) {
-        match self.rules.atomicity {
-            Atomicity::Word => {
-                for word in 0..N {
-                    if self.words >> word & 1 != 0 {
-                        let value = value(entry, word);
-                        entry[word] = value;
-                        store(Store::Word { word, value });
-                    }
-                }
-            }
-            Atomicity::Pair => {
-                for pair in 0..N / 2 {
-                    let (low, high) = (2 * pair, 2 * pair + 1);
-                    if self.words >> low & 1 != 0 {
-                        let values = [value(entry, low), value(entry, high)];
-                        entry[low] = values[0];
-                        entry[high] = values[1];
-                        store(Store::Pair { pair, values });
-                    }
-                }
-            }
-        }
-    }
-
-    /// What the entry becomes by a round that is neither a plain fill nor a plain swing.
-    #[cold]
-    fn unusual<F: Layout<N>, const N: usize>(
-        self,
-        entry: &[u64; N],
         target: &Target<F, N>,
-    ) -> [u64; N] {
+        store: impl FnMut(Store),
+    ) {
         let used = F::used(entry);
         let detour = Detour::between(entry, target, self.rules);
-        core::array::from_fn(|word| {
+        let next: [u64; N] = core::array::from_fn(|word| {
             let changes = match self.kind {
                 RoundKind::Refuse if word == 0 => return F::refusing(&target.words),
                 RoundKind::Refuse | RoundKind::Swing => u64::MAX,
@@ -141,31 +121,109 @@ impl Round {
                 RoundKind::Behind => !detour.behind[word],
             };
             merge(entry[word], target.words[word], changes)
-        })
+        });
+        put(self.rules.atomicity, self.words, entry, store, |_, word| {
+            next[word]
+        });
+    }
+}
+
+/// Stores `value` of each of `words`, whole units, in an entry.
+#[inline(always)]
+pub(super) fn put<const N: usize>(
+    atomicity: Atomicity,
+    words: u8,
+    entry: &mut [u64; N],
+    mut store: impl FnMut(Store),
+    value: impl Fn(&[u64; N], usize) -> u64,
+) {
+    let mut left = match atomicity {
+        Atomicity::Word => words,
+        Atomicity::Pair => words & 0b0101_0101,
+    };
+    while left != 0 {
+        put_unit(atomicity, left, entry, &mut store, &value);
+        left &= left - 1;
+    }
+}
+
+/// Stores the first unit of `words`, of which there is one.
+#[inline(always)]
+pub(super) fn put_unit<const N: usize>(
+    atomicity: Atomicity,
+    words: u8,
+    entry: &mut [u64; N],
+    mut store: impl FnMut(Store),
+    value: impl Fn(&[u64; N], usize) -> u64,
+) {
+    let word = words.trailing_zeros() as usize % N;
+    match atomicity {
+        Atomicity::Word => {
+            let value = value(entry, word);
+            entry[word] = value;
+            store(Store::Word { word, value });
+        }
+        Atomicity::Pair => {
+            let (high, pair) = (word | 1, word / 2);
+            let values = [value(entry, word), value(entry, high)];
+            entry[word] = values[0];
+            entry[high] = values[1];
+            store(Store::Pair { pair, values });
+        }
     }
 }
 
 /// `old` with the bits of `mask` from `new`.
 #[inline(always)]
-const fn merge(old: u64, new: u64, mask: u64) -> u64 {
+pub(super) const fn merge(old: u64, new: u64, mask: u64) -> u64 {
     old ^ (old ^ new) & mask
 }
 
 impl<const N: usize> Detour<N> {
-    /// What the layout offers, of the bits that are in use before and after and differ.
+    /// The bits of a word that may change by themselves, that are in use before and after, and that
+    /// differ.
+    #[inline(always)]
+    fn movable<F: Layout<N>>(
+        word: usize,
+        entry: &[u64; N],
+        target: &Target<F, N>,
+        rules: Rules,
+    ) -> u64 {
+        if F::MOVABLE[word] == 0 {
+            return 0;
+        }
+        let kept = if rules.retag { 0 } else { F::TAG[word] };
+        let change = entry[word] ^ target.words[word];
+        F::MOVABLE[word] & !kept & change & F::used(entry)[word] & target.used[word]
+    }
+
+    /// Whether there is anything to ask the layout for.
+    #[inline]
+    pub(super) fn may_exist<F: Layout<N>>(
+        entry: &[u64; N],
+        target: &Target<F, N>,
+        rules: Rules,
+    ) -> bool {
+        let mut bits = 0;
+        for word in 0..N {
+            bits |= Self::movable(word, entry, target, rules);
+        }
+        bits != 0
+    }
+
+    /// What the layout offers.
     pub(super) fn between<F: Layout<N>>(
         entry: &[u64; N],
         target: &Target<F, N>,
         rules: Rules,
     ) -> Self {
-        let used = F::used(entry);
-        let Self { ahead, behind } = F::detour(entry, &target.words, rules.retag);
-        let conflict =
-            |word: usize| (entry[word] ^ target.words[word]) & used[word] & target.used[word];
-        Self {
-            ahead: core::array::from_fn(|word| ahead[word] & conflict(word)),
-            behind: core::array::from_fn(|word| behind[word] & conflict(word)),
+        let mut detour = F::detour(entry, &target.words);
+        for word in 0..N {
+            let movable = Self::movable(word, entry, target, rules);
+            detour.ahead[word] &= movable;
+            detour.behind[word] &= movable;
         }
+        detour
     }
 }
 
@@ -182,5 +240,11 @@ impl fmt::Display for Round {
             write!(f, " {word}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Round({self})")
     }
 }

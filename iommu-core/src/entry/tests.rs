@@ -27,10 +27,12 @@ impl Layout<2> for Context {
         FPD
     }
 
-    fn detour(_live: &[u64; 2], _target: &[u64; 2], retag: bool) -> Detour<2> {
-        let did = if retag { 0xff_ff00 } else { 0 };
+    const MOVABLE: [u64; 2] = [0, 0xff_ff00];
+    const TAG: [u64; 2] = Self::MOVABLE;
+
+    fn detour(_live: &[u64; 2], _target: &[u64; 2]) -> Detour<2> {
         Detour {
-            ahead: [0, did],
+            ahead: Self::TAG,
             behind: [0, 0],
         }
     }
@@ -168,6 +170,84 @@ fn the_rest_of_a_plan_is_the_plan_of_what_is_there_then() {
                     assert_eq!(words(&rest), words(&left), "{live:x?} to {to:x?}");
                 }
                 assert!(to.is(&entry), "{live:x?} to {to:x?} became {entry:x?}");
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Recorder {
+    stored: Vec<Store>,
+    confirmed: usize,
+    /// Which confirmation fails.
+    fails: Option<usize>,
+}
+
+impl Device for Recorder {
+    type Error = &'static str;
+
+    fn store(&mut self, store: Store) {
+        self.stored.push(store);
+    }
+
+    fn confirm(&mut self) -> Result<(), Self::Error> {
+        self.confirmed += 1;
+        match self.fails {
+            Some(number) if number == self.confirmed => Err("no answer"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn writing_carries_out_the_plan_and_stops_where_nothing_is_confirmed() {
+    let mut unknown = paging(0x1000, 1);
+    unknown[1] |= 1 << 40;
+    let entries = [
+        REFUSES,
+        paging(0x1000, 1),
+        paging(0x2000, 2),
+        through(3),
+        unknown,
+    ];
+    for rules in [
+        WORDS,
+        PAIRS,
+        Rules {
+            retag: true,
+            ..WORDS
+        },
+    ] {
+        for live in entries {
+            for to in &entries[..4] {
+                let to = target(*to);
+                let Ok(plan) = Plan::new(&live, &to, rules) else {
+                    let mut device = Recorder::default();
+                    let refused = write(&mut { live }, &to, rules, &mut device);
+                    assert!(matches!(refused, Err(WriteError::Entry(_))));
+                    assert_eq!(device.stored, []);
+                    continue;
+                };
+                let mut planned = (live, Vec::new());
+                for (number, round) in (1..).zip(plan.rounds()) {
+                    round.apply(&mut planned.0, &to, |store| planned.1.push(store));
+                    let mut entry = live;
+                    let mut device = Recorder {
+                        fails: Some(number),
+                        ..Recorder::default()
+                    };
+                    let error = write(&mut entry, &to, rules, &mut device).unwrap_err();
+                    assert_eq!((entry, &device.stored), (planned.0, &planned.1));
+                    let of = plan.len();
+                    assert_eq!(
+                        error.to_string(),
+                        std::format!("no answer, in round {number} of {of} of writing entries")
+                    );
+                }
+                let (mut entry, mut device) = (live, Recorder::default());
+                write(&mut entry, &to, rules, &mut device).unwrap();
+                assert_eq!((entry, device.stored), planned);
+                assert_eq!(device.confirmed, plan.len());
             }
         }
     }
