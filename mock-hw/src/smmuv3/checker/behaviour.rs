@@ -132,7 +132,7 @@ impl Entry {
             .map(|of| of.vmid)
             .or(ste.stage2.map(|of| of.vmid));
         let stage2 = ste.stage2.as_ref();
-        let stage2 = stage2.map(|of| fields::stage2(ids, words, of, one, ste.eats));
+        let stage2 = stage2.map(|of| fields::stage2(ids, words, of, one));
         Ok(Self {
             stage1: ste.stage1,
             stage2,
@@ -140,7 +140,8 @@ impl Entry {
             eats: ids.has_ats().then_some(ste.eats),
             vmid: vmid.unwrap_or(0),
             partition: ids.idr3_bit(7) && bit(words, 90),
-            attributes: [false, one].map(|one| fields::attributes(ids, words, one, two)),
+            attributes: [false, one]
+                .map(|one| fields::attributes(ids, words, (one, two), ste.eats)),
         })
     }
 

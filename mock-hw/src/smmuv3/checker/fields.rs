@@ -34,7 +34,7 @@ pub(super) const STAGE1_CACHED: [u64; 8] = {
 
 /// The same of what [`stage2`] gives (5.2.1). S2VMID is the tag; S2PTW counts where it is not IGNORED.
 pub(super) const STAGE2_CACHED: [u64; 5] = {
-    let control = !(bits(143, 128) | PROTECTED_WALK | bits(186, 185) | bits(191, 190));
+    let control = !(bits(143, 128) | PROTECTED_WALK | bits(186, 185));
     [bits(89, 89), control, u64::MAX, u64::MAX, u64::MAX]
 };
 
@@ -47,7 +47,12 @@ pub(super) const VMID: u64 = bits(143, 128);
 /// What of a stream table entry holds whatever its translations are: words 1, 2, 4 and 5.
 ///
 /// MEV and CONT are hints and PPAR is about page requests; they are not looked at.
-pub(super) fn attributes(ids: &ModelConfig, ste: &[u64; 8], one: bool, two: bool) -> [u64; 4] {
+pub(super) fn attributes(
+    ids: &ModelConfig,
+    ste: &[u64; 8],
+    (one, two): (bool, bool),
+    eats: u8,
+) -> [u64; 4] {
     let (types, permissions) = (ids.idr1 & 1 << 27 != 0, ids.idr1 & 1 << 26 != 0);
     let mpam = ids.idr3_bit(7);
     let machine = one && two && mpam && bit(ste, 90);
@@ -64,7 +69,8 @@ pub(super) fn attributes(ids: &ModelConfig, ste: &[u64; 8], one: bool, two: bool
         | when(one, bits(71, 66) | when(mpam, bits(90, 90)));
     [
         ste[1] & first,
-        ste[2] & bits(159, 144),
+        // DPT_VMATCH.
+        ste[2] & (bits(159, 144) | when(eats == 3, bits(191, 190))),
         // PARTID.
         ste[4] & (bits(271, 256) | when(mpam, bits(287, 272))),
         // PMG, VMSPtr.
@@ -78,7 +84,6 @@ pub(super) fn stage2(
     ste: &[u64; 8],
     decoded: &Stage2,
     nested: bool,
-    eats: u8,
 ) -> [u64; 5] {
     let (updates, stalls) = (bit(ste, 184), bit(ste, 185));
     let overlay = ids.idr3_bit(20) && bit(ste, 189);
@@ -92,11 +97,10 @@ pub(super) fn stage2(
         | when(nested, PROTECTED_WALK)
         // S2R: stalls are recorded always.
         | when(!stalls, bits(186, 186))
-        // S2HAFT, S2PIE, S2POE, DPT_VMATCH.
+        // S2HAFT, S2PIE, S2POE.
         | when(ids.httu() == 3, bits(187, 187))
         | when(ids.idr3_bit(19), bits(188, 188))
-        | when(ids.idr3_bit(20), bits(189, 189))
-        | when(eats == 3, bits(191, 190));
+        | when(ids.idr3_bit(20), bits(189, 189));
     // S2SL0_2, S2DS.
     let large = when(ids.idr5 & 1 << 7 != 0, bits(195, 194));
     [

@@ -1,52 +1,4 @@
-//! Whether software changes live entries without ever being seen in between.
-//!
-//! An [`EntryChecker`] stands for hardware that reads stream table entries and context descriptors as
-//! adversely as 3.21.3 allows. It is told what software does: every store, and every command when it is
-//! consumed. After each it puts together whatever hardware may now see, and judges all of it.
-//!
-//! - Each atomic unit of an entry is seen with any value that it had since the invalidation that was
-//!   completed last, whatever is seen of the others. An invalidation takes effect when it is consumed at
-//!   the earliest, and is complete when a later CMD_SYNC is consumed.
-//! - Context descriptors and their first levels are cached by stream and substream. Whatever any view of
-//!   a stream's entry led to is seen through any other, until the invalidation of it is complete; that
-//!   of the entry drops them too (4.3.1). Words are mixed with those of the same descriptor only: what is
-//!   cached is a copy of one structure. Behind stage 2, context descriptors are their owner's business,
-//!   and only where they are matters.
-//! - What is seen has to equal what one of the stream's [`Image`]s does, for each class of transactions
-//!   by itself: without substream, with each substream, beyond the last; and ATS Translation Requests of
-//!   each. Fields that are IGNORED do not matter. A view that is ILLEGAL is wrong in any case; one with
-//!   V = 0 has to be in an image.
-//! - All that any view translates may be in the TLB under its tag (VMID and ASID), until an invalidation
-//!   of the whole tag is complete that was consumed when no view could use the tag any more. Until then
-//!   the tag stands for one set of tables and attributes, across all streams; and a VMID for one number
-//!   of stages, or for one owner where one stream has a stage 1 and another a stage 2.
-//!
-//! The views of one structure are all mixtures of the values of its units: their number is bounded by
-//! the product of the numbers of different values that each unit had since it was confirmed. Writers that
-//! wait as the architecture asks keep that at two values for a few words. More than 8192 are refused.
-//!
-//! Not looked at: first-level descriptors of stream tables; translation tables; ATCs, and the order in
-//! which ATS goes on and off at the device (3.9.2); reserved bits; hints (CONT is refused, MEV does not
-//! matter) and PPAR; and what the model itself does not know.
-//!
-//! ```
-//! use iommu_core::PhysAddr;
-//! use mock_hw::smmuv3::{Atomicity, EntryChecker, Image, ModelConfig};
-//!
-//! let abort = [1, 0, 0, 0, 0, 0, 0, 0];
-//! let bypass = [9, 0, 0, 0, 0, 0, 0, 0];
-//! let mut checker = EntryChecker::new(ModelConfig::default(), Atomicity::Bits64);
-//! checker.watch(5, PhysAddr(0x4001_0140), abort);
-//! checker.expect(5, &[Image::new(abort), Image::new(bypass)]);
-//! checker.store(PhysAddr(0x4001_0140), &[9]);
-//! checker.command([0x0005_0000_0003, 1]); // CMD_CFGI_STE
-//! checker.command([0x46, 0]); // CMD_SYNC
-//! checker.expect(5, &[Image::new(bypass)]);
-//! assert!(checker.failures().is_empty());
-//! // Clearing V is noticed at once.
-//! checker.store(PhysAddr(0x4001_0140), &[0]);
-//! assert!(checker.failures()[0].contains("V = 0"));
-//! ```
+//! An adverse reader of stream table entries and context descriptors (3.21.3).
 
 mod behaviour;
 mod fields;
@@ -84,7 +36,56 @@ pub enum Atomicity {
     Bits128,
 }
 
-/// An adverse reader of stream table entries and context descriptors; see the [module](self).
+/// Hardware that reads stream table entries and context descriptors as adversely as 3.21.3 allows: it
+/// shows whether software changes live entries without ever being seen in between.
+///
+/// It is told what software does, every store, and every command when it is consumed; a
+/// [`MockMemory`](crate::MockMemory) and an [`SmmuModel`](super::SmmuModel) have hooks for that. After
+/// each it puts together whatever hardware may now see, and judges all of it:
+///
+/// - Each atomic unit of an entry is seen with any value that it had since the last completed
+///   invalidation, whatever is seen of the others. An invalidation takes effect when it is consumed at
+///   the earliest, and is complete when a later CMD_SYNC is consumed.
+/// - Context descriptors and their first levels are cached by stream and substream. Whatever any view of
+///   a stream's entry led to is seen through any other, until the invalidation of it is complete; that
+///   of the entry drops them too (4.3.1). Words are mixed with those of the same descriptor only: what
+///   is cached is a copy of one structure. Behind stage 2, context descriptors are their owner's
+///   business, and only where they are counts.
+/// - What is seen has to equal what one of the stream's [`Image`]s does, for each class of transactions
+///   by itself: without substream, with each substream, with the first beyond; and for ATS Translation
+///   Requests of each. Fields that are IGNORED make no difference. A view that is ILLEGAL is wrong in any
+///   case, one with V = 0 unless an image has it.
+/// - Whatever any view translates may be in the TLB under its tag (VMID and ASID), until an invalidation
+///   of the whole tag is complete that was consumed when no view could use the tag any more. Until then
+///   the tag stands for one set of tables and attributes, across all streams; and a VMID for one number
+///   of stages, and for one owner where one stream has stage 1 alone and another stage 2.
+///
+/// The views of one structure are all mixtures of the values of its units. Their number is the product
+/// of how many different values each unit had since it was confirmed: writers that wait as the
+/// architecture asks keep that at two, of a few words. More than 8192 are refused.
+///
+/// Not looked at: first-level descriptors of stream tables; translation tables; ATCs, and in which order
+/// ATS goes on and off at the device (3.9.2); reserved bits; MEV, PPAR, and CONT, which is refused; and
+/// what the [model](super::SmmuModel) does not know either.
+///
+/// ```
+/// use iommu_core::PhysAddr;
+/// use mock_hw::smmuv3::{Atomicity, EntryChecker, Image, ModelConfig};
+///
+/// let abort = [1, 0, 0, 0, 0, 0, 0, 0];
+/// let bypass = [9, 0, 0, 0, 0, 0, 0, 0];
+/// let mut checker = EntryChecker::new(ModelConfig::default(), Atomicity::Bits64);
+/// checker.watch(5, PhysAddr(0x4001_0140), abort);
+/// checker.expect(5, &[Image::new(abort), Image::new(bypass)]);
+/// checker.store(PhysAddr(0x4001_0140), &[9]);
+/// checker.command([0x0005_0000_0003, 1]); // CMD_CFGI_STE
+/// checker.command([0x46, 0]); // CMD_SYNC
+/// checker.expect(5, &[Image::new(bypass)]);
+/// assert!(checker.failures().is_empty());
+/// // Clearing V is noticed at once.
+/// checker.store(PhysAddr(0x4001_0140), &[0]);
+/// assert!(checker.failures()[0].contains("V = 0"));
+/// ```
 pub struct EntryChecker {
     world: World,
     streams: Vec<Stream>,

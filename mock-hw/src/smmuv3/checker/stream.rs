@@ -138,7 +138,8 @@ impl Stream {
         }
         self.tables
             .fetch_level1(&world.memory, &substreams, world.now);
-        substreams.append(&mut self.tables.described(&world.memory));
+        substreams.append(&mut self.tables.used(&world.memory));
+        substreams.extend(self.tables.descriptors.iter().map(|of| of.index));
         substreams.sort_unstable();
         substreams.dedup();
         substreams

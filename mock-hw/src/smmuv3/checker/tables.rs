@@ -30,10 +30,11 @@ impl Memory {
         self.0.entry(at & !63).or_default()[word_of(at)] = value;
     }
 
-    /// The lines from `base` on that were described.
+    /// The lines from `base` on that are not all zero.
     fn lines(&self, base: u64, bytes: u64) -> impl Iterator<Item = u64> + '_ {
         let range = base & !63..base.saturating_add(bytes);
-        self.0.range(range).map(|(at, _)| *at)
+        let used = self.0.range(range).filter(|(_, line)| **line != [0; 8]);
+        used.map(|(at, _)| *at)
     }
 }
 
@@ -128,40 +129,42 @@ impl Tables {
         }
     }
 
-    /// Fetches all first-level descriptors that were described or are needed for `substreams`.
+    /// Fetches all first-level descriptors that are in use, were so, or are needed for `substreams`.
     pub(super) fn fetch_level1(&mut self, memory: &Memory, substreams: &[u32], now: u64) {
-        self.level1.iter_mut().for_each(|of| of.reached = false);
+        let mut found = Vec::new();
         for table in &self.tables {
             let Some(leaf) = table.leaf else { continue };
-            let count = 1u64 << table.bits.saturating_sub(leaf);
-            let described = memory.lines(table.base, count * 8).flat_map(|line| {
-                let words = (line..line + 64).step_by(8);
-                words.filter(|at| (table.base..table.base + count * 8).contains(at))
-            });
+            let bytes = 8 << table.bits.saturating_sub(leaf);
+            let used = memory.lines(table.base, bytes);
+            let used = used.flat_map(|line| (line..line + 64).step_by(8));
+            let known = self.level1.iter().map(|of| of.at);
             let needed = substreams.iter().map(|id| u64::from(id >> leaf));
-            let needed = needed.filter(|index| *index < count);
-            let all = described.chain(needed.map(|index| table.base + index * 8));
-            for at in all {
-                let index = u32::try_from((at - table.base) / 8).unwrap_or(u32::MAX);
-                let mut known = self.level1.iter_mut();
-                let level1 = match known.find(|of| (of.at, of.index, of.leaf) == (at, index, leaf))
-                {
-                    Some(level1) => level1,
-                    None => {
-                        self.level1.push(Level1 {
-                            index,
-                            leaf,
-                            at,
-                            values: History::default(),
-                            reached: true,
-                        });
-                        let last = self.level1.len() - 1;
-                        &mut self.level1[last]
-                    }
-                };
-                level1.values.fetch([memory.word(at), 0], now);
-                level1.reached = true;
+            let needed = needed.map(|index| table.base + index * 8);
+            for at in used.chain(known).chain(needed) {
+                if (table.base..table.base + bytes).contains(&at) {
+                    let index = u32::try_from((at - table.base) / 8).unwrap_or(u32::MAX);
+                    found.push((index, leaf, at));
+                }
             }
+        }
+        found.sort_unstable();
+        found.dedup();
+        self.level1.iter_mut().for_each(|of| of.reached = false);
+        for (index, leaf, at) in found {
+            let same = |of: &Level1| (of.index, of.leaf, of.at) == (index, leaf, at);
+            let place = self.level1.iter().position(same).unwrap_or_else(|| {
+                self.level1.push(Level1 {
+                    index,
+                    leaf,
+                    at,
+                    values: History::default(),
+                    reached: false,
+                });
+                self.level1.len() - 1
+            });
+            let level1 = &mut self.level1[place];
+            level1.values.fetch([memory.word(at), 0], now);
+            level1.reached = true;
         }
     }
 
@@ -178,8 +181,8 @@ impl Tables {
         leaf.is_some_and(|leaf| self.leaves(leaf, substream).any(|value| value & 1 == 0))
     }
 
-    /// The substreams whose descriptors were described.
-    pub(super) fn described(&self, memory: &Memory) -> Vec<u32> {
+    /// The substreams with descriptors that are not all zero.
+    pub(super) fn used(&self, memory: &Memory) -> Vec<u32> {
         let mut found = Vec::new();
         let mut add = |id: u64, table: &Table| {
             if id >> table.bits == 0 {
