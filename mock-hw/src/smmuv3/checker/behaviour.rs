@@ -85,10 +85,8 @@ pub(super) struct Guest {
 /// What becomes of ATS Translation Requests of one class (3.9.1.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Answer {
-    /// Unsupported Request, and nobody is told.
-    Refused,
-    /// Unsupported Request, with F_BAD_ATS_TREQ.
-    Forbidden,
+    /// Unsupported Request; with F_BAD_ATS_TREQ unless all is aborted silently.
+    Denied,
     /// Answered as EATS says, from what ordinary transactions see. Their refusal is a Completer Abort.
     Given { eats: u8, from: Behaviour },
 }
@@ -230,12 +228,11 @@ impl Entry {
     /// What becomes of the Translation Requests of a class whose transactions fare like this; none
     /// without ATS.
     pub(super) fn answer(&self, behaviour: &Behaviour) -> Option<Answer> {
-        Some(match (behaviour, self.eats?) {
-            (Behaviour::Aborted, _) => Answer::Refused,
-            (_, 0) => Answer::Forbidden,
-            (from, eats) => Answer::Given {
+        Some(match self.eats? {
+            0 => Answer::Denied,
+            eats => Answer::Given {
                 eats,
-                from: from.without_fault_bits(),
+                from: behaviour.without_fault_bits(),
             },
         })
     }
@@ -335,8 +332,7 @@ impl fmt::Display for Event {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused => f.write_str("denied silently"),
-            Self::Forbidden => f.write_str("denied with F_BAD_ATS_TREQ"),
+            Self::Denied => f.write_str("denied"),
             Self::Given { eats, from } => write!(f, "answered (EATS {eats}) from: {from}"),
         }
     }

@@ -248,7 +248,7 @@ impl EntryChecker {
             }
         }
         for (since, command) in &pending {
-            self.tags.release(&self.world.ids, command, *since);
+            self.tags.release(command, *since);
         }
     }
 

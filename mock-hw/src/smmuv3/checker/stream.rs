@@ -88,9 +88,8 @@ impl Stream {
     pub(super) fn fetch(&mut self, world: &World) -> Result<(), TooMany> {
         let done = self.entry.fetch(&world.memory.line(self.at), world.now);
         let substreams = self.find(world);
-        self.tables.lose_level1(world.now);
         let found = self.fetch_descriptors(world, &substreams);
-        self.tables.lose_descriptors(world.now);
+        self.tables.lose_unreached(world.now);
         self.tables.read(&world.ids, entries(&self.entry));
         self.set_classes(&substreams);
         done.and(found)

@@ -280,19 +280,14 @@ impl Tables {
         }
     }
 
-    /// What was not reached by the last fetches cannot be fetched any more.
-    pub(super) fn lose_level1(&mut self, now: u64) {
-        let lost = self.level1.iter_mut().filter(|of| !of.reached);
-        lost.for_each(|of| of.values.lose(now));
-    }
-
-    /// As [`lose_level1`](Self::lose_level1).
-    pub(super) fn lose_descriptors(&mut self, now: u64) {
+    /// Descriptors that the last fetch did not reach cannot be fetched any more.
+    pub(super) fn lose_unreached(&mut self, now: u64) {
         let lost = self.descriptors.iter_mut().filter(|of| !of.reached);
         lost.for_each(|of| of.structure.lose(now));
     }
 
-    /// The invalidation of the first level of one substream, or of all, is complete.
+    /// The invalidation of the first level of one substream, or of all, is complete. What no entry leads
+    /// to goes with it.
     pub(super) fn confirm_level1(&mut self, substream: Option<u32>, since: u64) {
         self.level1.retain_mut(|of| {
             let named = substream.is_none_or(|id| id >> of.leaf == of.index);

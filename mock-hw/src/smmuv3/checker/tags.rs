@@ -1,7 +1,6 @@
 //! Under which tags a TLB may hold translations, and of what (3.17, 3.17.6, 5.2.1, 5.4.1).
 
 use super::super::bits::{field, id};
-use super::super::settings::ModelConfig;
 use super::behaviour::{Behaviour, Source};
 use super::fields::{PROTECTED_WALK, STAGE1_CACHED, STAGE2_CACHED};
 
@@ -114,10 +113,10 @@ impl Tags {
     }
 
     /// A TLB invalidation that was consumed at `since` is complete.
-    pub(super) fn release(&mut self, ids: &ModelConfig, command: &[u64; 2], since: u64) {
+    pub(super) fn release(&mut self, command: &[u64; 2], since: u64) {
         self.0.retain(|live| {
             let gone = live.until.is_some_and(|until| until < since);
-            !(gone && covers(ids, command, live.claim.tag))
+            !(gone && covers(command, live.claim.tag))
         });
     }
 }
@@ -154,18 +153,26 @@ fn conflict(stream: u32, claim: &Claim, live: &Live) -> Option<String> {
     ))
 }
 
-/// Whether a command invalidates all there is under a tag (4.4).
-fn covers(ids: &ModelConfig, command: &[u64; 2], tag: Tag) -> bool {
+/// Whether a command invalidates all there is under a tag (4.4). Without stage 2, all VMIDs are 0, and
+/// commands that name another one may do nothing (4.4.2).
+fn covers(command: &[u64; 2], tag: Tag) -> bool {
     let (vmid, asid) = (id(command, 47, 32), id(command, 63, 48));
-    // Without stage 2, there are no VMIDs to match.
-    let of = |of: u16| of == vmid || !ids.has_stage2();
     match (field(command, 7, 0), tag) {
-        (0x10, Tag::Virtual { vmid, .. } | Tag::Nested { vmid }) => of(vmid),
-        (0x11, Tag::Virtual { vmid, asid: tag }) => of(vmid) && asid == tag,
+        (0x10, Tag::Virtual { vmid: of, .. } | Tag::Nested { vmid: of }) => of == vmid,
+        (
+            0x11,
+            Tag::Virtual {
+                vmid: of,
+                asid: tag,
+            },
+        ) => (of, tag) == (vmid, asid),
         (0x20, Tag::Hypervisor) => true,
-        (0x28, Tag::Virtual { vmid, .. } | Tag::Nested { vmid } | Tag::Intermediate { vmid }) => {
-            of(vmid)
-        }
+        (
+            0x28,
+            Tag::Virtual { vmid: of, .. }
+            | Tag::Nested { vmid: of }
+            | Tag::Intermediate { vmid: of },
+        ) => of == vmid,
         (0x30, tag) => tag != Tag::Hypervisor,
         _ => false,
     }

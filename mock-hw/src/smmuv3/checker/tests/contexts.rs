@@ -197,6 +197,15 @@ fn each_substream_is_a_class_by_itself() {
     let without = Image::new(to.entry).context(0, cd(OTHER_ROOT, 8));
     swung([0; 8], &without, true).is_clean();
     swung(cd(ROOT, 9), &without, true).failed("with substream 0x3 are translated");
+    // One that nobody ever declared.
+    let mut rig = swung(cd(ROOT, 9), &to, true);
+    rig.describe(OTHER_CD + 64, cd(ROOT, 9));
+    rig.expect(&[&to]);
+    rig.failed("with substream 0x1 are translated");
+    let illegal = to.clone().context(1, set(cd(ROOT, 8), &[(41, 41, 0)]));
+    let mut rig = swung(cd(ROOT, 9), &to, true);
+    rig.expect(&[&to, &illegal]);
+    rig.failed("image 1 is ILLEGAL: AA64");
     // The range.
     let mut wide = to.clone();
     wide.entry = set(wide.entry, &[(63, 59, 3)]);
@@ -245,10 +254,89 @@ fn a_second_level_is_filled_before_anything_leads_to_it() {
     rig.expect(&[&from]);
     rig.failed("with substream 0x41 are translated");
     // Until it is confirmed, it may not be there.
+    for too_little in [cfgi_cd(0x40, 1), cfgi_cd(0, 0)] {
+        let (mut rig, _, to) = with_second_leaf();
+        rig.run(&[too_little, SYNC]);
+        rig.expect(&[&to]);
+        rig.failed("with substream 0x41 are refused with C_BAD_CD or C_BAD_SUBSTREAMID");
+    }
+}
+
+#[test]
+fn a_first_level_that_leads_nowhere_is_noticed_at_once() {
     let (mut rig, _, to) = with_second_leaf();
-    rig.run(&[cfgi_cd(0x40, 1), SYNC]);
+    rig.run(&[CFGI_CD_ALL, SYNC]);
     rig.expect(&[&to]);
+    rig.is_clean();
+    rig.store(CD + 8, &[0]);
     rig.failed("with substream 0x41 are refused with C_BAD_CD or C_BAD_SUBSTREAMID");
+}
+
+#[test]
+fn a_first_level_that_nobody_described_leads_nowhere() {
+    let (mut rig, _, to) = with_second_leaf();
+    rig.run(&[CFGI_CD_ALL, SYNC]);
+    rig.expect(&[&to]);
+    let mut wide = to;
+    wide.entry = set(wide.entry, &[(63, 59, 10)]);
+    rig.expect(&[&wide]);
+    rig.put(wide.entry, &[0]);
+    rig.sync();
+    rig.checker.failures.clear();
+    let further = wide.context(0x300, cd(OTHER_ROOT, 8));
+    rig.expect(&[&further]);
+    rig.failed("with substream 0x300 are refused");
+}
+
+#[test]
+fn an_empty_second_level_is_in_use_too() {
+    // The first level of substreams from 0x200 on is in a line of its own.
+    let mut from = two_levels();
+    from.entry = set(from.entry, &[(63, 59, 10)]);
+    let emptied = |commands: &[[u64; 2]], late: &[[u64; 2]]| {
+        let mut checker = EntryChecker::new(rich(), Atomicity::Bits64);
+        checker.watch(5, PhysAddr(ENTRY), from.entry);
+        checker.set_memory(PhysAddr(CD), &[LEAF | 1]);
+        checker.set_memory(PhysAddr(CD + 64), &[SECOND_LEAF | 1]);
+        checker.set_memory(PhysAddr(LEAF), &cd(ROOT, 7));
+        checker.expect(5, std::slice::from_ref(&from));
+        let mut rig = Rig { checker };
+        rig.run(commands);
+        rig.store(CD + 64, &[0]);
+        rig.run(late);
+        rig.is_clean();
+        rig.store(SECOND_LEAF, &cd(OTHER_ROOT, 8)[..2]);
+        rig
+    };
+    emptied(&[], &[CFGI_CD_ALL, SYNC]).is_clean();
+    emptied(&[CFGI_CD_ALL], &[SYNC]).failed("with substream 0x200 are translated");
+}
+
+#[test]
+fn a_table_of_two_levels_is_exchanged_by_its_pointer() {
+    let from = two_levels();
+    let to = Image::new(moved(from.entry)).context(0, cd(OTHER_ROOT, 8));
+    let swung = |commands: &[[u64; 2]]| {
+        let mut checker = EntryChecker::new(rich(), Atomicity::Bits64);
+        checker.watch(5, PhysAddr(ENTRY), from.entry);
+        checker.set_memory(PhysAddr(CD), &[LEAF | 1]);
+        checker.set_memory(PhysAddr(LEAF), &cd(ROOT, 7));
+        checker.set_memory(PhysAddr(OTHER_CD), &[SECOND_LEAF | 1]);
+        checker.set_memory(PhysAddr(SECOND_LEAF), &cd(OTHER_ROOT, 8));
+        checker.expect(5, &[from.clone(), to.clone()]);
+        let mut rig = Rig { checker };
+        rig.put(to.entry, &[0]);
+        rig.run(commands);
+        rig.is_clean();
+        // The old first level, and what it led to.
+        rig.store(CD, &[0xbad0_0001]);
+        rig.store(LEAF, &[0xbad]);
+        rig
+    };
+    let mut rig = swung(&[CFGI_STE, SYNC]);
+    rig.expect(&[&to]);
+    rig.is_clean();
+    swung(&[CFGI_CD_ALL, SYNC]).failed("without substream are refused");
 }
 
 #[test]
@@ -269,12 +357,13 @@ fn a_second_level_is_in_use_until_its_first_and_its_descriptors_are_confirmed() 
     }
     // In two steps, the first level first.
     removed(&[cfgi_cd(0x40, 0), SYNC, cfgi_cd(0x41, 1), SYNC]).is_clean();
-    let too_little: [&[[u64; 2]]; 5] = [
+    let too_little: [&[[u64; 2]]; 6] = [
         &[cfgi_cd(0x41, 1), SYNC],
         &[cfgi_cd(0x40, 0), SYNC],
         &[cfgi_cd(0, 0), SYNC],
         // What one drops, the other's stale pointer leads to again.
         &[cfgi_cd(0x41, 1), cfgi_cd(0x40, 0), SYNC],
+        &[cfgi_cd(0x40, 0), cfgi_cd(0x41, 1), SYNC],
         &[cfgi_cd(0x41, 0)],
     ];
     for commands in too_little {

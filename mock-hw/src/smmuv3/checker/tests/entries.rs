@@ -223,6 +223,25 @@ fn an_illegal_entry_is_wrong_in_any_case() {
 }
 
 #[test]
+fn a_table_of_descriptors_is_aligned_to_its_size() {
+    // S1CDMax, S1Fmt; the lowest bit of S1ContextPtr that may be set.
+    for (bits, format, lowest) in [(2, 0, 8), (6, 1, 6), (10, 1, 7), (10, 2, 6)] {
+        let reach = |bit: u32| {
+            let entry = set(one(CD | 1 << bit, 2), &[(63, 59, bits), (5, 4, format)]);
+            let mut checker = EntryChecker::new(rich(), Atomicity::Bits64);
+            checker.watch(5, PhysAddr(ENTRY), entry);
+            checker.expect(5, &[Image::new(entry)]);
+            checker
+                .failures()
+                .iter()
+                .any(|what| what.contains("not aligned"))
+        };
+        assert!(!reach(lowest), "{bits} {format}");
+        assert!(lowest == 6 || reach(lowest - 1), "{bits} {format}");
+    }
+}
+
+#[test]
 fn the_number_of_views_is_bounded() {
     let mut rig = Rig::new(&Image::new(abort()));
     for value in 1..=3 {

@@ -23,7 +23,15 @@ fn turned(ids: &ModelConfig, from: (Words, Words), to: (Words, Words), declared:
 
 /// Whether a change of these bits of an entry, or of its descriptor, is one of what the stream does.
 fn matters(ids: &ModelConfig, entry: Words, of_cd: bool, field: (u32, u32, u64)) -> bool {
-    let plain = (entry, cd(ROOT, 7));
+    matters_in(ids, (entry, cd(ROOT, 7)), of_cd, field)
+}
+
+fn matters_in(
+    ids: &ModelConfig,
+    plain: (Words, Words),
+    of_cd: bool,
+    field: (u32, u32, u64),
+) -> bool {
     let changed = if of_cd {
         (plain.0, set(plain.1, &[field]))
     } else {
@@ -194,18 +202,116 @@ fn fields_of_a_descriptor_matter_where_they_are_not_ignored() {
     for field in relevant {
         assert!(matters(&ids, one(CD, 2), true, field), "{field:?}");
     }
-    // A stall is recorded whatever R says; with AF updates, AFFD is IGNORED.
-    let stalls = set(cd(ROOT, 7), &[(44, 44, 1)]);
-    let updates = set(cd(ROOT, 7), &[(43, 43, 1)]);
+}
+
+#[test]
+fn fields_matter_where_other_fields_say_so() {
     let ids = ModelConfig {
-        idr0: ids.idr0 | 0b01 << 6,
-        ..ids
+        // Hyp, HTTU 3.
+        idr0: rich().idr0 | 1 << 9 | 0b11 << 6,
+        // PBHA, MPAM, a device permission table, permission indirection of both stages, the overlay of
+        // stage 2.
+        idr3: rich().idr3 | 1 << 3 | 1 << 7 | 1 << 15 | 1 << 18 | 1 << 19 | 1 << 20,
+        ..rich()
     };
-    for (from, field) in [(stalls, (45, 45, 0)), (updates, (35, 35, 1))] {
-        let declared = Image::new(one(CD, 2)).context(0, from);
-        let to = (one(CD, 2), set(from, &[field]));
-        turned(&ids, (one(CD, 2), from), to, &declared).is_clean();
+    let both = nested(CD, ROOT, 2);
+    let upper = set(cd(OTHER_ROOT, 7), &[(30, 30, 0), (21, 16, 25), (23, 22, 2)]);
+    let plain = cd(ROOT, 7);
+    let overlaid = set(both, &[(188, 188, 1), (189, 189, 1)]);
+    // An entry, and a descriptor, in which a field matters; the field; and what makes it matter.
+    type Case = ((Words, Words), bool, (u32, u32, u64), (bool, u32, u32, u64));
+    let cases: [Case; 15] = [
+        // S2AFFD without S2HA; S2R without S2S.
+        ((both, plain), false, (181, 181, 1), (false, 184, 184, 1)),
+        ((both, plain), false, (186, 186, 0), (false, 185, 185, 1)),
+        // DPT_VMATCH with EATS 3; VMSPtr with S1MPAM; S2POI with S2POE.
+        (
+            (set(both, &[(93, 92, 3)]), plain),
+            false,
+            (191, 190, 2),
+            (false, 93, 92, 0),
+        ),
+        (
+            (set(both, &[(90, 90, 1)]), plain),
+            false,
+            (375, 332, 1),
+            (false, 90, 90, 0),
+        ),
+        (
+            (overlaid, plain),
+            false,
+            (451, 448, 8),
+            (false, 189, 189, 0),
+        ),
+        // AFFD without HA; R without S; PARTID and PMG with S1MPAM; HWU0 with HAD0.
+        ((one(CD, 2), plain), true, (35, 35, 1), (true, 43, 43, 1)),
+        ((one(CD, 2), plain), true, (45, 45, 0), (true, 44, 44, 1)),
+        (
+            (set(one(CD, 2), &[(90, 90, 1)]), plain),
+            true,
+            (367, 352, 1),
+            (false, 90, 90, 0),
+        ),
+        (
+            (set(one(CD, 2), &[(90, 90, 1)]), plain),
+            true,
+            (375, 368, 1),
+            (false, 90, 90, 0),
+        ),
+        (
+            (one(CD, 2), set(plain, &[(65, 65, 1)])),
+            true,
+            (124, 124, 1),
+            (true, 65, 65, 0),
+        ),
+        // PIE with S1PIE; PIIP with both.
+        (
+            (set(one(CD, 2), &[(88, 88, 1)]), plain),
+            true,
+            (187, 187, 1),
+            (false, 88, 88, 0),
+        ),
+        (
+            (
+                set(one(CD, 2), &[(88, 88, 1)]),
+                set(plain, &[(187, 187, 1)]),
+            ),
+            true,
+            (450, 448, 1),
+            (true, 187, 187, 0),
+        ),
+        // T1SZ, IR1 and TTB1 without EPD1.
+        ((one(CD, 2), upper), true, (21, 16, 26), (true, 30, 30, 1)),
+        ((one(CD, 2), upper), true, (25, 24, 1), (true, 30, 30, 1)),
+        (
+            (one(CD, 2), upper),
+            true,
+            (179, 132, OTHER_ROOT >> 4),
+            (true, 30, 30, 1),
+        ),
+    ];
+    for ((entry, words), of_cd, field, (of_cd_too, high, low, value)) in cases {
+        let case = format!("{field:?}, {high}:{low}");
+        assert!(matters_in(&ids, (entry, words), of_cd, field), "{case}");
+        let without = if of_cd_too {
+            (entry, set(words, &[(high, low, value)]))
+        } else {
+            (set(entry, &[(high, low, value)]), words)
+        };
+        assert!(!matters_in(&ids, without, of_cd, field), "{case}");
     }
+    // A regime without upper half and ASIDs.
+    let hypervisor = (set(one(CD, 2), &[(95, 94, 2)]), upper);
+    for field in [
+        (21, 16, 26),
+        (30, 30, 1),
+        (63, 48, 8),
+        (40, 40, 1),
+        (179, 132, 0x100),
+    ] {
+        assert!(!matters_in(&ids, hypervisor, true, field), "{field:?}");
+    }
+    assert!(!matters_in(&ids, hypervisor, false, (143, 128, 9)));
 }
 
 #[test]

@@ -84,13 +84,13 @@ fn cd(root: u64, asid: u64) -> Words {
     set(set(set([0; 8], &walk), &control), &own)
 }
 
-/// The default with ATS, stalls that software chooses, eight bits of SubstreamID, and two levels of
+/// The default with ATS, stalls that software chooses, ten bits of SubstreamID, and two levels of
 /// descriptors.
 fn rich() -> ModelConfig {
     let default = ModelConfig::default();
     ModelConfig {
         idr0: default.idr0 & !(0b11 << 24) | 1 << 10 | 1 << 19,
-        idr1: default.idr1 | 8 << 6,
+        idr1: default.idr1 | 10 << 6,
         ..default
     }
 }

@@ -107,12 +107,47 @@ fn an_invalidation_of_translations_is_waited_for() {
 }
 
 #[test]
+fn what_happens_to_others_meanwhile_does_not_matter() {
+    let mut rig = reused(
+        ModelConfig::default(),
+        &[CFGI_STE, SYNC, TLBI_ALL],
+        Image::new(one(OTHER_CD, 3)).context(0, cd(OTHER_ROOT, 8)),
+    );
+    // The stream was looked at between the invalidation and the CMD_SYNC.
+    let other = Image::new(one(CD, 2)).context(0, cd(OTHER_ROOT, 7));
+    rig.describe(CD, cd(OTHER_ROOT, 7));
+    rig.checker.watch(6, PhysAddr(ENTRY + 64), other.entry);
+    rig.checker.expect(6, &[other]);
+    rig.is_clean();
+}
+
+#[test]
+fn a_tag_that_is_taken_again_is_in_use_again() {
+    let from = Image::new(one(CD, 2)).context(0, cd(ROOT, 7));
+    let none = Image::new(abort());
+    let mut rig = Rig::new(&from);
+    rig.expect(&[&from, &none]);
+    for entry in [none.entry, from.entry] {
+        rig.put(entry, &[0]);
+        rig.sync();
+    }
+    rig.run(&[TLBI_ALL, SYNC]);
+    rig.is_clean();
+    let other = Image::new(one(OTHER_CD, 2)).context(0, cd(OTHER_ROOT, 7));
+    rig.describe(OTHER_CD, cd(OTHER_ROOT, 7));
+    rig.checker.watch(6, PhysAddr(ENTRY + 64), other.entry);
+    rig.checker.expect(6, &[other]);
+    rig.failed("of stream 0x5 (in use)");
+}
+
+#[test]
 fn without_stage_2_there_is_no_vmid() {
     let other = || Image::new(one(OTHER_CD, 3)).context(0, cd(OTHER_ROOT, 7));
     let confirmed: &[[u64; 2]] = &[CFGI_STE, SYNC];
     reused(ModelConfig::stage1(), confirmed, other()).failed(OTHER_TABLES);
-    let flushed = [CFGI_STE, SYNC, by_asid(0, 7), SYNC];
-    reused(ModelConfig::stage1(), &flushed, other()).is_clean();
+    let flushed = |vmid| [CFGI_STE, SYNC, by_asid(vmid, 7), SYNC];
+    reused(ModelConfig::stage1(), &flushed(0), other()).is_clean();
+    reused(ModelConfig::stage1(), &flushed(2), other()).failed(OTHER_TABLES);
 }
 
 #[test]
