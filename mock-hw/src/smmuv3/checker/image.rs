@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::settings::ModelConfig;
 use super::behaviour::{Answer, Behaviour, Entry, Event, Invalid, Route, Source};
+use super::tags::Claim;
 
 /// One configuration of a stream: a stream table entry with the context descriptors that count for it.
 ///
@@ -76,5 +77,11 @@ impl Decoded {
             },
         };
         (behaviour, entry.answer(&behaviour))
+    }
+    /// The tags that its transactions fill, as far as its descriptors are known.
+    pub(super) fn claims(&self) -> impl Iterator<Item = Claim> + '_ {
+        let substreams = self.contexts.keys().map(|id| Some(*id));
+        let classes = [None].into_iter().chain(substreams);
+        classes.flat_map(|class| Claim::of(&self.of(class).0).into_iter().flatten())
     }
 }

@@ -58,7 +58,8 @@ pub enum Atomicity {
 /// - Whatever any view translates may be in the TLB under its tag (VMID and ASID), until an invalidation
 ///   of the whole tag is complete that was consumed when no view could use the tag any more. Until then
 ///   the tag stands for one set of tables and attributes, across all streams; and a VMID for one number
-///   of stages, and for one owner where one stream has stage 1 alone and another stage 2.
+///   of stages. Stage 1 of one stream and stage 2 of another have the same VMID only where the other turns
+///   from the one to the other, too.
 ///
 /// The views of one structure are all mixtures of the values of its units. Their number is the product
 /// of how many different values each unit had since it was confirmed: writers that wait as the
@@ -148,7 +149,8 @@ impl EntryChecker {
     }
 
     /// Says what a stream may be seen as from now on: its old configuration, its new one, and what is
-    /// declared to lie between. All that may be seen now is judged by it.
+    /// declared to lie between. All that may be seen now is judged by it. Of streams that change together,
+    /// say it before the first store: they may share a VMID on the way from stage 1 to stage 2 or back.
     ///
     /// # Panics
     ///
@@ -158,6 +160,8 @@ impl EntryChecker {
             panic!("stream {stream:#x} is not watched");
         };
         let wrong = self.streams[at].expect(&self.world.ids, images);
+        self.tags
+            .declare(stream, self.streams[at].declared_claims());
         wrong.into_iter().for_each(|what| self.fail(what));
         self.look(at);
     }

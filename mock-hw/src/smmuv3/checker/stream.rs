@@ -7,6 +7,7 @@ use super::behaviour::{Answer, Behaviour, Entry, Invalid};
 use super::history::{Structure, TooMany};
 use super::image::{Decoded, Image};
 use super::tables::{Memory, Tables};
+use super::tags::Claim;
 
 /// What one image makes of a class.
 pub(super) type Expected = (Behaviour, Option<Answer>);
@@ -77,6 +78,11 @@ impl Stream {
         self.declared = declared.copied().collect();
         self.classes.clear();
         wrong
+    }
+
+    /// The tags that the images fill.
+    pub(super) fn declared_claims(&self) -> Vec<Claim> {
+        self.images.iter().flat_map(Decoded::claims).collect()
     }
 
     /// Whether any of these lines of memory can be fetched for this stream.

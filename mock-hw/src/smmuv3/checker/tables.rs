@@ -237,6 +237,7 @@ impl Tables {
             let guests = substreams.iter().filter_map(|id| entry.guest(*id));
             places.extend(guests.map(|guest| (guest.index, Place::Guest(guest))));
         }
+        let mut done = Ok(());
         for (index, place) in places {
             let words = match place {
                 Place::Memory(at) => memory.line(at),
@@ -245,7 +246,7 @@ impl Tables {
             let mut known = self.descriptors.iter_mut();
             if let Some(of) = known.find(|of| (of.index, of.place) == (index, place)) {
                 of.reached = true;
-                of.structure.fetch(&words, now)?;
+                done = done.and(of.structure.fetch(&words, now));
             } else {
                 self.descriptors.push(Descriptor {
                     index,
@@ -255,7 +256,7 @@ impl Tables {
                 });
             }
         }
-        Ok(())
+        done
     }
 
     /// Reads all descriptors as these entries do.

@@ -1,5 +1,7 @@
 //! Under which tags a TLB may hold translations, and of what (3.17, 3.17.6, 5.2.1, 5.4.1).
 
+use std::collections::HashMap;
+
 use super::super::bits::{field, id};
 use super::behaviour::{Behaviour, Source};
 use super::fields::{PROTECTED_WALK, STAGE1_CACHED, STAGE2_CACHED};
@@ -81,29 +83,35 @@ struct Live {
 
 /// All tags that a TLB may hold.
 #[derive(Default)]
-pub(super) struct Tags(Vec<Live>);
+pub(super) struct Tags {
+    live: Vec<Live>,
+    /// The tags that the images of each stream fill.
+    declared: HashMap<u32, Vec<Claim>>,
+}
 
 impl Tags {
+    /// What a stream may be seen as fills these tags.
+    pub(super) fn declare(&mut self, stream: u32, claims: Vec<Claim>) {
+        self.declared.insert(stream, claims);
+    }
+
     /// From now on, a stream may fill these tags and no others. Returns what is wrong with that.
     pub(super) fn set(&mut self, stream: u32, claims: &[Claim], now: u64) -> Vec<String> {
-        for live in self.0.iter_mut().filter(|live| live.stream == stream) {
+        for live in self.live.iter_mut().filter(|live| live.stream == stream) {
             if !claims.contains(&live.claim) {
                 live.until.get_or_insert(now - 1);
             }
         }
         let mut wrong = Vec::new();
         for claim in claims {
-            let mut known = self.0.iter_mut();
+            let mut known = self.live.iter_mut();
             if let Some(live) = known.find(|live| live.stream == stream && live.claim == *claim) {
                 live.until = None;
                 continue;
             }
-            wrong.extend(
-                self.0
-                    .iter()
-                    .filter_map(|live| conflict(stream, claim, live)),
-            );
-            self.0.push(Live {
+            let others = self.live.iter();
+            wrong.extend(others.filter_map(|live| self.conflict(stream, claim, live)));
+            self.live.push(Live {
                 stream,
                 claim: claim.clone(),
                 until: None,
@@ -112,45 +120,55 @@ impl Tags {
         wrong
     }
 
+    /// Why a stream must not fill a tag while another claim is live.
+    fn conflict(&self, stream: u32, claim: &Claim, live: &Live) -> Option<String> {
+        let why = match (claim.tag, live.claim.tag) {
+            (tag, of) if tag == of && claim.signature != live.claim.signature => {
+                "other tables or attributes"
+            }
+            (Tag::Virtual { vmid, .. }, Tag::Nested { vmid: of })
+            | (Tag::Nested { vmid }, Tag::Virtual { vmid: of, .. })
+                if vmid == of =>
+            {
+                "the other number of stages"
+            }
+            (Tag::Virtual { vmid, .. }, Tag::Intermediate { vmid: of })
+                if vmid == of && !self.turns(live.stream, claim) =>
+            {
+                "the other stage"
+            }
+            (Tag::Intermediate { vmid }, Tag::Virtual { vmid: of, .. })
+                if vmid == of && !self.turns(stream, &live.claim) =>
+            {
+                "the other stage"
+            }
+            _ => return None,
+        };
+        let (tag, by) = (claim.tag, live.stream);
+        let state = match live.until {
+            None => "in use",
+            Some(_) => "not invalidated since",
+        };
+        Some(format!(
+            "stream {stream:#x} can fill the TLB's {tag:x?}, which has {why} of stream {by:#x} ({state})"
+        ))
+    }
+
+    /// Whether a stream with stage 2 is about to have this stage 1 under the same VMID, or had it just
+    /// now: the VMID has one owner, who turns from one to the other. Anybody else's stage 2 would be hit
+    /// by the invalidations of this stage 1, and the other way round.
+    fn turns(&self, stream: u32, stage1: &Claim) -> bool {
+        let declared = self.declared.get(&stream);
+        declared.is_some_and(|claims| claims.contains(stage1))
+    }
+
     /// A TLB invalidation that was consumed at `since` is complete.
     pub(super) fn release(&mut self, command: &[u64; 2], since: u64) {
-        self.0.retain(|live| {
+        self.live.retain(|live| {
             let gone = live.until.is_some_and(|until| until < since);
             !(gone && covers(command, live.claim.tag))
         });
     }
-}
-
-/// Why a stream must not fill a tag while another claim is live.
-fn conflict(stream: u32, claim: &Claim, live: &Live) -> Option<String> {
-    let (tag, other) = (claim.tag, live.claim.tag);
-    let why = match (tag, other) {
-        _ if tag == other && claim.signature != live.claim.signature => {
-            "other tables or attributes"
-        }
-        (Tag::Virtual { vmid, .. }, Tag::Nested { vmid: of })
-        | (Tag::Nested { vmid }, Tag::Virtual { vmid: of, .. })
-            if vmid == of =>
-        {
-            "the other number of stages"
-        }
-        // A stream that turns from one stage to the other may keep its VMID; two are two owners, and
-        // an invalidation of one hits the other.
-        (Tag::Virtual { vmid, .. }, Tag::Intermediate { vmid: of })
-        | (Tag::Intermediate { vmid }, Tag::Virtual { vmid: of, .. })
-            if vmid == of && stream != live.stream =>
-        {
-            "the other stage"
-        }
-        _ => return None,
-    };
-    let (by, state) = match live.until {
-        None => (live.stream, "in use"),
-        Some(_) => (live.stream, "not invalidated since"),
-    };
-    Some(format!(
-        "stream {stream:#x} can fill the TLB's {tag:x?}, which has {why} of stream {by:#x} ({state})"
-    ))
 }
 
 /// Whether a command invalidates all there is under a tag (4.4). Without stage 2, all VMIDs are 0, and

@@ -254,6 +254,14 @@ fn the_number_of_views_is_bounded() {
     assert!(rig.checker.views(5) <= 8192);
     rig.sync();
     assert_eq!(rig.checker.views(5), 1);
+    // The same of a descriptor that is not valid yet.
+    let mut rig = Rig::new(&Image::new(one(CD, 2)));
+    for value in 1..=3 {
+        for at in 1..8 {
+            rig.store(CD + 8 * at, &[value]);
+        }
+    }
+    rig.failed("too many stores");
     // Values that return are known.
     let mut rig = Rig::new(&Image::new(abort()));
     for value in [1, 0, 1, 2, 1, 0] {

@@ -284,6 +284,37 @@ fn a_stage_1_takes_the_vmid_of_the_stage_2_to_come_if_no_other_stream_has_it() {
 }
 
 #[test]
+fn streams_that_turn_together_share_a_vmid_on_the_way() {
+    let from = Image::new(one(CD, 0)).context(0, cd(ROOT, 7));
+    let to = Image::new(two(OTHER_ROOT, 4));
+    let mut between = from.clone();
+    between.entry[2] = to.entry[2];
+    let entries = [ENTRY, ENTRY + 64];
+    let turned = |path: [&Image; 3], words: &[usize], six_stays: bool| {
+        let mut rig = both(path[0], path[0]);
+        rig.describe(CD, cd(ROOT, 7));
+        let six = if six_stays { &path[..1] } else { &path[..] };
+        let all = |images: &[&Image]| images.iter().copied().cloned().collect::<Vec<_>>();
+        rig.checker.expect(6, &all(six));
+        rig.expect(&path);
+        // Step by step, both streams.
+        for word in words {
+            for at in &entries[..if six_stays { 1 } else { 2 }] {
+                let value = path[2].entry[*word];
+                rig.store(at + 8 * *word as u64, &[value]);
+            }
+            rig.run(&[CFGI_ALL, SYNC]);
+        }
+        rig
+    };
+    turned([&from, &between, &to], &[3, 2, 0, 1], false).is_clean();
+    turned([&to, &between, &from], &[1, 0, 2, 3], false).is_clean();
+    // Stream 6 has its stage 2, and is none of stream 5's business.
+    let rig = turned([&to, &between, &from], &[1, 0], true);
+    rig.failed("Virtual { vmid: 4, asid: 7 }, which has the other stage of stream 0x6 (in use)");
+}
+
+#[test]
 fn a_vmid_is_free_when_both_kinds_of_addresses_were_invalidated() {
     let turned = |flush: [u64; 2]| {
         let (from, to) = (Image::new(two(ROOT, 3)), Image::new(two(OTHER_ROOT, 3)));
