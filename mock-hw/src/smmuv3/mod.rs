@@ -22,6 +22,7 @@
 //! than that of CMD_SYNC.
 
 mod bits;
+mod checker;
 mod claims;
 mod commands;
 mod config;
@@ -48,6 +49,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iommu_core::{PhysAddr, RegisterBank};
 
+pub use self::checker::{Atomicity, EntryChecker, Image};
 pub use self::config::{Context, Stage1, Stage2, StreamConfig, Tables};
 pub use self::order::Order;
 pub use self::queue::CommandHook;
