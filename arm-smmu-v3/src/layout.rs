@@ -5,7 +5,7 @@
 //! the specification. A bit that the driver does not define counts as used wherever anything
 //! passes: what it would mean is not known.
 
-use iommu_core::entry::{Detour, Layout};
+use iommu_core::entry::{Detour, Layout, Mixing};
 
 use crate::spec::cd::{self, Cd};
 use crate::spec::ste::{Config, Ste, WORDS, Word0, Word1, Word2, Word3};
@@ -37,6 +37,10 @@ const fn not(mut mask: Words) -> Words {
     mask
 }
 
+const fn word0(word: Word0) -> Words {
+    [word.into_bits(), 0, 0, 0, 0, 0, 0, 0]
+}
+
 const fn word1(word: Word1) -> Words {
     [0, word.into_bits(), 0, 0, 0, 0, 0, 0]
 }
@@ -45,32 +49,15 @@ const fn word2(word: Word2) -> Words {
     [0, 0, word.into_bits(), 0, 0, 0, 0, 0]
 }
 
+const fn word3(word: Word3) -> Words {
+    [0, 0, 0, word.into_bits(), 0, 0, 0, 0]
+}
+
 /// Says whether the entry is valid; if not, nothing else counts.
-const VALID: Words = [
-    Word0::new().with_valid(true).into_bits(),
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-];
+const VALID: Words = word0(Word0::new().with_valid(true));
 
 /// Says what the entry is; if it aborts, nothing else counts.
-const SWITCH: Words = [
-    Word0::new()
-        .with_valid(true)
-        .with_config(Config(7))
-        .into_bits(),
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-    0,
-];
+const SWITCH: Words = word0(Word0::new().with_valid(true).with_config(Config(7)));
 
 /// How events of the stream are reported.
 const MERGE: Words = word1(Word1::new().with_mev(true));
@@ -88,27 +75,29 @@ const VMID: Words = word2(Word2::new().with_s2_vmid(0xffff));
 /// With `EATS` it makes an entry ILLEGAL, in SMMUv3.0 even where stage 2 is off (5.2, EATS).
 const STALL2: Words = word2(Word2::new().with_s2_s(true));
 
+/// The layout of the table of context descriptors.
+const FORMAT: Words = word0(Word0::new().with_s1_fmt(3));
+
+/// The table itself.
+const TABLE: Words = word0(
+    Word0::new()
+        .with_s1_context_ptr((1 << 50) - 1)
+        .with_s1_cd_max(0x1f),
+);
+
+/// What becomes of traffic without substream.
+const DEFAULT: Words = word1(Word1::new().with_s1_dss(3));
+
+/// Forbids stalls at stage 1.
+const STALL1: Words = word1(Word1::new().with_s1_stalld(true));
+
 const STAGE1: Words = any(&[
-    [
-        Word0::new()
-            .with_s1_fmt(3)
-            .with_s1_context_ptr((1 << 50) - 1)
-            .with_s1_cd_max(0x1f)
-            .into_bits(),
-        Word1::new()
-            .with_s1_dss(3)
-            .with_s1_cir(3)
-            .with_s1_cor(3)
-            .with_s1_csh(3)
-            .with_s1_stalld(true)
-            .into_bits(),
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ],
+    FORMAT,
+    TABLE,
+    DEFAULT,
+    STALL1,
+    // How the table is read.
+    word1(Word1::new().with_s1_cir(3).with_s1_cor(3).with_s1_csh(3)),
     // Translations are tagged with it where stage 2 exists, though it is off.
     VMID,
     STALL2,
@@ -119,11 +108,8 @@ const STAGE1: Words = any(&[
 /// The translation regime; IGNORED where stage 2 translates, and where nothing does.
 const REGIME: Words = word1(Word1::new().with_strw(3));
 
-const STAGE2: Words = any(&[
-    VMID,
-    STALL2,
-    ATS,
-    ATTRIBUTES,
+/// The translation of intermediate addresses.
+const SPACE: Words = any(&[
     word2(
         Word2::new()
             .with_s2_t0sz(0x3f)
@@ -136,19 +122,18 @@ const STAGE2: Words = any(&[
             .with_s2_aa64(true)
             .with_s2_endi(true)
             .with_s2_affd(true)
-            .with_s2_ptw(true)
-            .with_s2_r(true),
+            .with_s2_ptw(true),
     ),
-    [
-        0,
-        0,
-        0,
-        Word3::new().with_s2_ttb((1 << 52) - 1).into_bits(),
-        0,
-        0,
-        0,
-        0,
-    ],
+    word3(Word3::new().with_s2_ttb((1 << 52) - 1)),
+]);
+
+const STAGE2: Words = any(&[
+    VMID,
+    STALL2,
+    ATS,
+    ATTRIBUTES,
+    SPACE,
+    word2(Word2::new().with_s2_r(true)),
 ]);
 
 const DEFINED: Words = any(&[SWITCH, MERGE, STAGE1, REGIME, STAGE2]);
@@ -170,12 +155,6 @@ static USED: [Words; 16] = {
 
 const DSS_SUBSTREAM0: u8 = 2;
 
-/// What becomes of traffic without substream.
-const DEFAULT: Words = word1(Word1::new().with_s1_dss(3));
-
-/// Forbids stalls at stage 1.
-const STALL1: Words = word1(Word1::new().with_s1_stalld(true));
-
 impl Layout<WORDS> for Ste {
     const NAME: &'static str = "a stream table entry";
 
@@ -189,6 +168,31 @@ impl Layout<WORDS> for Ste {
     /// Terminates silently (5.2, Config).
     fn refusing(_target: &Words) -> u64 {
         crate::entries::abort().word0.into_bits()
+    }
+
+    const ENTANGLED: Words = FORMAT;
+
+    /// Context descriptors and their first levels are cached by stream and substream, whichever
+    /// table they came from (4.3.3), until the entry is invalidated.
+    fn mixing(live: &Words, target: &Words) -> Mixing {
+        let config = |words: &Words| Word0::from_bits(words[0]).config();
+        let (old, new) = (config(live), config(target));
+        if !old.has_stage1() || !new.has_stage1() {
+            return Mixing::Harmless;
+        }
+        let differs =
+            |mask: Words| (0..WORDS).any(|word| (live[word] ^ target[word]) & mask[word] != 0);
+        // Addresses in them are those of one stage 2, or of none; and first levels are laid out by
+        // the format.
+        let other_stage2 = old.has_stage2() && differs(SPACE);
+        if old != new || other_stage2 || differs(FORMAT) {
+            return Mixing::Harmful;
+        }
+        let splits = differs(any(&[DEFAULT, STALL1]));
+        if splits && differs(TABLE) {
+            return Mixing::Apart;
+        }
+        Mixing::Harmless
     }
 
     const MOVABLE: Words = any(&[ATS, MERGE, ATTRIBUTES, DEFAULT, STALL1, STALL2, VMID]);
@@ -216,7 +220,8 @@ impl Layout<WORDS> for Ste {
         let stall = !starts_stalling || was == 0 && !old.has_stage2();
 
         // Traffic without substream is terminated, bypasses, or uses the table: it must not meet the
-        // table of the other entry. Traffic with a substream is not concerned.
+        // table of the other entry. Traffic with a substream is not concerned, but for substream 0:
+        // that is no PASID's, and may meet the other table.
         let default = |words: &Words| Word1::from_bits(words[1]).s1_dss();
         let leaves_table = old == new && default(target) != DSS_SUBSTREAM0;
         let enters_table = old == new && !leaves_table && default(live) != DSS_SUBSTREAM0;
@@ -311,7 +316,7 @@ impl Layout<8> for Cd {
     }
 
     /// Walks nothing, and aborts what misses the TLB without an event (5.4, R): an invalid
-    /// descriptor would be reported.
+    /// descriptor would be reported. ASID 0 is nobody's, so that it hits nothing either.
     fn refusing(target: &Words) -> u64 {
         let word0 = Cd::from_words(*target).word0;
         word0
@@ -322,6 +327,7 @@ impl Layout<8> for Cd {
             .with_a(true)
             .with_r(false)
             .with_s(false)
+            .with_asid(0)
             .into_bits()
     }
 }

@@ -28,6 +28,12 @@ impl Config {
         self.0 & 0b100 == 0
     }
 
+    /// Whether stage 1 translates.
+    #[must_use]
+    pub const fn has_stage1(self) -> bool {
+        self.0 & 0b101 == 0b101
+    }
+
     /// Whether stage 2 translates.
     #[must_use]
     pub const fn has_stage2(self) -> bool {

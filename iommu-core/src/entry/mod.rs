@@ -99,12 +99,35 @@ pub trait Layout<const N: usize>: 'static {
     /// it.
     const TAG: [u64; N] = [0; N];
 
+    /// Bits for which [`mixing`](Self::mixing) is asked where they differ, though no other word is
+    /// in conflict.
+    const ENTANGLED: [u64; N] = [0; N];
+
+    /// What a reader makes of `target` together with structures that it has cached by way of
+    /// `live`. Asked where more than one word is in conflict, or an
+    /// [entangled](Self::ENTANGLED) bit.
+    fn mixing(live: &[u64; N], target: &[u64; N]) -> Mixing {
+        let _ = (live, target);
+        Mixing::Harmless
+    }
+
     /// Bits that may change by themselves between `live` and `target`, two entries that are too
     /// different for one swing.
     fn detour(live: &[u64; N], target: &[u64; N]) -> Detour<N> {
         let _ = (live, target);
         Detour::NONE
     }
+}
+
+/// What comes of a new entry together with what was cached by way of the old one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mixing {
+    /// What the old entry does, or what the new one does.
+    Harmless,
+    /// Something else, unless the bits of the [`Detour`] change by themselves.
+    Apart,
+    /// Something else: the entry has to refuse in between.
+    Harmful,
 }
 
 /// Waypoints: bits that may change apart from the rest.

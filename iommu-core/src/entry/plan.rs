@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{Detour, EntryError, Layout, Round, RoundKind, Target};
+use super::{Detour, EntryError, Layout, Mixing, Round, RoundKind, Target};
 use crate::platform::Atomicity;
 
 /// What a plan may rely on.
@@ -72,12 +72,19 @@ impl Plan {
         rules: Rules,
     ) -> Result<Self, EntryError> {
         let differences = Differences::of_all(live, target)?;
-        if let Some((fill, swing)) = differences.simple(rules) {
-            return Ok(Self::simple(fill, swing, rules));
+        let breaking = Self::breaking(differences.needed(rules), rules);
+        let mixing = F::mixing(live, &target.words);
+        if mixing == Mixing::Harmful {
+            return Ok(breaking);
         }
-        match Self::around(live, target, rules) {
-            Some(plan) if !plan.breaks() => Ok(plan),
-            _ => Ok(Self::breaking(differences.needed(rules), rules)),
+        match differences.in_one_unit(rules) {
+            Some((fill, swing)) if mixing == Mixing::Harmless => {
+                Ok(Self::simple(fill, swing, rules))
+            }
+            _ => match Self::around(live, target, rules) {
+                Some(plan) if !plan.breaks() => Ok(plan),
+                _ => Ok(breaking),
+            },
         }
     }
 
@@ -194,7 +201,7 @@ pub(super) struct Differences {
     needed: u8,
     /// Bits that both use differ.
     conflicting: u8,
-    /// Not zero where bits may differ that nobody defined.
+    /// Not zero where bits may differ that nobody defined, or that are entangled.
     odd: u64,
 }
 
@@ -216,7 +223,7 @@ impl Differences {
                 needed |= 1 << word;
                 if bits & used[word] != 0 {
                     conflicting |= 1 << word;
-                    odd |= bits & used[word] & !F::DEFINED[word];
+                    odd |= bits & used[word] & (!F::DEFINED[word] | F::ENTANGLED[word]);
                 }
             }
         }
@@ -261,20 +268,31 @@ impl Differences {
         self.needed == 0
     }
 
-    /// Whether every bit that differs, and is in use, has a meaning.
+    /// Whether every bit that differs, and is in use, has a meaning of its own.
     #[inline(always)]
-    pub(super) const fn are_defined(self) -> bool {
+    pub(super) const fn are_plain(self) -> bool {
         self.odd == 0
     }
 
-    /// What is filled and what is swung, by whole units, where one unit at most is in conflict.
+    /// What is filled and what is swung, by whole units, where one word at most is in conflict.
     #[inline(always)]
     pub(super) const fn simple(self, rules: Rules) -> Option<(u8, u8)> {
-        let swing = widen(self.conflicting, rules);
-        if self.odd != 0 || !is_one_unit(swing, rules) {
+        if self.odd != 0 || self.conflicting & self.conflicting.wrapping_sub(1) != 0 {
             return None;
         }
+        let swing = widen(self.conflicting, rules);
         Some((self.needed(rules) & !swing, swing))
+    }
+
+    /// As [`simple`](Self::simple), where both words of one unit may be in conflict.
+    fn in_one_unit(self, rules: Rules) -> Option<(u8, u8)> {
+        let swing = widen(self.conflicting, rules);
+        let units = match rules.atomicity {
+            Atomicity::Word => swing,
+            Atomicity::Pair => swing & 0b0101_0101,
+        };
+        let one = units & units.wrapping_sub(1) == 0;
+        one.then_some((self.needed(rules) & !swing, swing))
     }
 
     /// The words that change, by whole units.
@@ -297,16 +315,6 @@ pub(super) const fn widen(words: u8, rules: Rules) -> u8 {
         Atomicity::Word => words,
         Atomicity::Pair => ((words | words >> 1) & 0b0101_0101) * 0b11,
     }
-}
-
-/// Whether `words`, widened, are one unit at most.
-#[inline(always)]
-const fn is_one_unit(words: u8, rules: Rules) -> bool {
-    let units = match rules.atomicity {
-        Atomicity::Word => words,
-        Atomicity::Pair => words & 0b0101_0101,
-    };
-    units & units.wrapping_sub(1) == 0
 }
 
 /// "fill 1 2, swing 0"; a plan that breaks starts with "refuse 0", and one without rounds is

@@ -5,6 +5,7 @@ use core::fmt;
 use super::plan::{Differences, widen};
 use super::round::{merge, put, put_unit};
 use super::{Detour, EntryError, Layout, Plan, Rules, Step, Store, Target};
+use crate::platform::Atomicity;
 
 /// Where one entry is written to.
 pub trait Device {
@@ -56,7 +57,7 @@ pub fn write<F: Layout<N>, D: Device, const N: usize>(
     device: &mut D,
 ) -> Result<(), WriteError<D::Error>> {
     let differences = Differences::between(entry, target);
-    if !differences.are_defined() {
+    if !differences.are_plain() {
         return write_planned(entry, target, rules, device);
     }
     if differences.are_none() {
@@ -118,7 +119,7 @@ fn write_planned<F: Layout<N>, D: Device, const N: usize>(
     Ok(())
 }
 
-/// More than one unit is in conflict. Without a detour, what [`Plan::breaking`] plans.
+/// More than one word is in conflict. Without a detour, what [`Plan::breaking`] plans.
 #[cold]
 #[inline(never)]
 fn write_conflicting<F: Layout<N>, D: Device, const N: usize>(
@@ -128,7 +129,7 @@ fn write_conflicting<F: Layout<N>, D: Device, const N: usize>(
     device: &mut D,
     needed: u8,
 ) -> Result<(), WriteError<D::Error>> {
-    if Detour::may_exist(entry, target, rules) {
+    if rules.atomicity != Atomicity::Word || Detour::may_exist(entry, target, rules) {
         return write_planned(entry, target, rules, device);
     }
     let first = widen(1, rules);

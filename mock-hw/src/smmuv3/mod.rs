@@ -49,7 +49,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iommu_core::{PhysAddr, RegisterBank};
 
-pub use self::checker::{Atomicity, EntryChecker, Image};
+pub use self::checker::{EntryChecker, Image};
 pub use self::config::{Context, Stage1, Stage2, StreamConfig, Tables};
 pub use self::order::Order;
 pub use self::queue::CommandHook;

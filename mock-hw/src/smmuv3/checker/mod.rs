@@ -14,7 +14,7 @@ mod tests;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use iommu_core::PhysAddr;
+use iommu_core::{Atomicity, PhysAddr};
 
 use self::stream::{Cfgi, Stream, World};
 use self::tables::Memory;
@@ -26,15 +26,6 @@ pub use self::image::Image;
 
 /// More failures than this are not kept.
 const MOST_FAILURES: usize = 64;
-
-/// How much of a structure hardware fetches as one: its single-copy atomicity size (3.21.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Atomicity {
-    /// 64 bits: one word.
-    Bits64,
-    /// 128 bits: two words, aligned to 16 bytes.
-    Bits128,
-}
 
 /// Hardware that reads stream table entries and context descriptors as adversely as 3.21.3 allows: it
 /// shows whether software changes live entries without ever being seen in between.
@@ -70,12 +61,12 @@ pub enum Atomicity {
 /// what the [model](super::SmmuModel) does not know either.
 ///
 /// ```
-/// use iommu_core::PhysAddr;
-/// use mock_hw::smmuv3::{Atomicity, EntryChecker, Image, ModelConfig};
+/// use iommu_core::{Atomicity, PhysAddr};
+/// use mock_hw::smmuv3::{EntryChecker, Image, ModelConfig};
 ///
 /// let abort = [1, 0, 0, 0, 0, 0, 0, 0];
 /// let bypass = [9, 0, 0, 0, 0, 0, 0, 0];
-/// let mut checker = EntryChecker::new(ModelConfig::default(), Atomicity::Bits64);
+/// let mut checker = EntryChecker::new(ModelConfig::default(), Atomicity::Word);
 /// checker.watch(5, PhysAddr(0x4001_0140), abort);
 /// checker.expect(5, &[Image::new(abort), Image::new(bypass)]);
 /// checker.store(PhysAddr(0x4001_0140), &[9]);
@@ -105,8 +96,8 @@ impl EntryChecker {
             ids,
             memory: Memory::default(),
             unit: match atomicity {
-                Atomicity::Bits64 => 1,
-                Atomicity::Bits128 => 2,
+                Atomicity::Word => 1,
+                Atomicity::Pair => 2,
             },
             now: 1,
         };

@@ -73,13 +73,13 @@ fn an_entry_is_seen_with_the_descriptor_of_the_one_before() {
     let forbids = set(moved(from.entry), &[(91, 91, 1)]);
     let to = Image::new(forbids).context(0, cd(OTHER_ROOT, 8));
     let between = Image::new(moved(from.entry)).context(0, cd(OTHER_ROOT, 8));
-    let mut rig = Rig::with(rich(), Atomicity::Bits128, &from);
+    let mut rig = Rig::with(rich(), Atomicity::Pair, &from);
     rig.describe(OTHER_CD, cd(OTHER_ROOT, 8));
     rig.expect(&[&from, &to]);
     rig.store(ENTRY, &forbids[..2]);
     rig.failed("the context descriptor is seen ILLEGAL: S where the stream forbids stalls");
     // It does when there are two steps.
-    let mut rig = Rig::with(rich(), Atomicity::Bits128, &from);
+    let mut rig = Rig::with(rich(), Atomicity::Pair, &from);
     rig.describe(OTHER_CD, cd(OTHER_ROOT, 8));
     rig.expect(&[&from, &between, &to]);
     rig.store(ENTRY, &between.entry[..2]);
@@ -104,10 +104,10 @@ fn a_descriptor_is_torn_like_an_entry() {
         rig
     };
     let words = cd(OTHER_ROOT, 8);
-    changed(Atomicity::Bits128, [&words[..2], &[]]).is_clean();
+    changed(Atomicity::Pair, [&words[..2], &[]]).is_clean();
     let torn = "ASID 0x8, TTB [40100000, 0]";
-    changed(Atomicity::Bits64, [&words[..2], &[]]).failed(torn);
-    changed(Atomicity::Bits64, [&words[..1], &words[1..2]]).failed(torn);
+    changed(Atomicity::Word, [&words[..2], &[]]).failed(torn);
+    changed(Atomicity::Word, [&words[..1], &words[1..2]]).failed(torn);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_descriptor_is_confirmed_by_its_own_invalidation() {
     let image = |words| Image::new(with_substreams(CD, 2)).context(3, words);
     let [from, between, to] = [cd(ROOT, 7), quiet, last].map(image);
     let changed = |commands: &[[u64; 2]]| {
-        let mut rig = Rig::with(rich(), Atomicity::Bits64, &from);
+        let mut rig = Rig::with(rich(), Atomicity::Word, &from);
         rig.expect(&[&from, &between]);
         rig.store(CD + 3 * 64, &quiet[..1]);
         rig.run(commands);
@@ -148,7 +148,7 @@ fn a_descriptor_in_a_live_table_is_filled_before_it_is_valid() {
     let from = Image::new(with_substreams(CD, 2)).context(0, cd(ROOT, 7));
     let to = from.clone().context(3, cd(OTHER_ROOT, 8));
     let filled = |commands: &[[u64; 2]], images: &[&Image]| {
-        let mut rig = Rig::with(rich(), Atomicity::Bits64, &from);
+        let mut rig = Rig::with(rich(), Atomicity::Word, &from);
         rig.expect(images);
         for at in 1..8 {
             rig.store(CD + 3 * 64 + 8 * at as u64, &[cd(OTHER_ROOT, 8)[at]]);
@@ -179,7 +179,7 @@ fn each_substream_is_a_class_by_itself() {
         .context(0, cd(OTHER_ROOT, 8))
         .context(3, cd(ROOT, 9));
     let swung = |third: Words, to: &Image, ordered: bool| {
-        let mut rig = Rig::with(rich(), Atomicity::Bits64, &from);
+        let mut rig = Rig::with(rich(), Atomicity::Word, &from);
         rig.describe(OTHER_CD, cd(OTHER_ROOT, 8));
         rig.describe(OTHER_CD + 3 * 64, third);
         rig.expect(&[&from, to]);
@@ -229,7 +229,7 @@ const SECOND_LEAF: u64 = 0x4006_0000;
 fn with_second_leaf() -> (Rig, Image, Image) {
     let from = two_levels();
     let to = from.clone().context(0x41, cd(OTHER_ROOT, 8));
-    let mut checker = EntryChecker::new(rich(), Atomicity::Bits64);
+    let mut checker = EntryChecker::new(rich(), Atomicity::Word);
     checker.watch(5, PhysAddr(ENTRY), from.entry);
     checker.set_memory(PhysAddr(CD), &[LEAF | 1]);
     checker.set_memory(PhysAddr(LEAF), &cd(ROOT, 7));
@@ -294,7 +294,7 @@ fn an_empty_second_level_is_in_use_too() {
     let mut from = two_levels();
     from.entry = set(from.entry, &[(63, 59, 10)]);
     let emptied = |commands: &[[u64; 2]], late: &[[u64; 2]]| {
-        let mut checker = EntryChecker::new(rich(), Atomicity::Bits64);
+        let mut checker = EntryChecker::new(rich(), Atomicity::Word);
         checker.watch(5, PhysAddr(ENTRY), from.entry);
         checker.set_memory(PhysAddr(CD), &[LEAF | 1]);
         checker.set_memory(PhysAddr(CD + 64), &[SECOND_LEAF | 1]);
@@ -317,7 +317,7 @@ fn a_table_of_two_levels_is_exchanged_by_its_pointer() {
     let from = two_levels();
     let to = Image::new(moved(from.entry)).context(0, cd(OTHER_ROOT, 8));
     let swung = |commands: &[[u64; 2]]| {
-        let mut checker = EntryChecker::new(rich(), Atomicity::Bits64);
+        let mut checker = EntryChecker::new(rich(), Atomicity::Word);
         checker.watch(5, PhysAddr(ENTRY), from.entry);
         checker.set_memory(PhysAddr(CD), &[LEAF | 1]);
         checker.set_memory(PhysAddr(LEAF), &cd(ROOT, 7));
@@ -408,7 +408,7 @@ fn behind_stage_2_a_descriptor_is_known_by_its_place() {
     rig.is_clean();
     // A descriptor of one stage 2 is seen with another.
     let other = Image::new(nested(OTHER_CD, OTHER_ROOT, 3));
-    let mut rig = Rig::with(ModelConfig::default(), Atomicity::Bits128, &to);
+    let mut rig = Rig::with(ModelConfig::default(), Atomicity::Pair, &to);
     rig.expect(&[&to, &other]);
     rig.store(ENTRY + 16, &other.entry[2..4]);
     rig.failed("VMID 0x2, Guest { table: 40040000, format: 0, index: 0, vmid: 3, root: 40200000 }");

@@ -112,16 +112,16 @@ fn another_stage2(atomicity: Atomicity, stores: &[&[usize]]) -> Rig {
 
 #[test]
 fn two_words_change_as_one_only_where_they_are_fetched_as_one() {
-    use Atomicity::{Bits64, Bits128};
-    another_stage2(Bits128, &[&[2, 3]]).is_clean();
+    use Atomicity::{Pair, Word};
+    another_stage2(Pair, &[&[2, 3]]).is_clean();
     let torn = "translated by stage 2 (VMID 0x";
-    another_stage2(Bits128, &[&[2], &[3]]).failed(torn);
-    another_stage2(Bits128, &[&[3], &[2]]).failed(torn);
-    another_stage2(Bits64, &[&[2], &[3]]).failed(torn);
-    another_stage2(Bits64, &[&[2, 3]]).failed(torn);
+    another_stage2(Pair, &[&[2], &[3]]).failed(torn);
+    another_stage2(Pair, &[&[3], &[2]]).failed(torn);
+    another_stage2(Word, &[&[2], &[3]]).failed(torn);
+    another_stage2(Word, &[&[2, 3]]).failed(torn);
     // Two words that are not one unit.
     let (from, to) = (Image::new(two(ROOT, 3)), Image::new(two(OTHER_ROOT, 3)));
-    let mut rig = Rig::with(ModelConfig::default(), Bits128, &from);
+    let mut rig = Rig::with(ModelConfig::default(), Pair, &from);
     let mut to = to.entry;
     to[4] = 0xffff;
     rig.expect(&[&from, &Image::new(to)]);
@@ -201,7 +201,7 @@ fn an_illegal_entry_is_wrong_in_any_case() {
     let to = Image::new(set(two(ROOT, 3), &[(93, 92, 1)]));
     let neither = Image::new(two(ROOT, 3));
     let changed = |order: [usize; 2], confirmed: bool, images: &[&Image]| {
-        let mut rig = Rig::with(rich(), Atomicity::Bits64, &from);
+        let mut rig = Rig::with(rich(), Atomicity::Word, &from);
         rig.expect(images);
         rig.put(to.entry, &order[..1]);
         if confirmed {
@@ -228,7 +228,7 @@ fn a_table_of_descriptors_is_aligned_to_its_size() {
     for (bits, format, lowest) in [(2, 0, 8), (6, 1, 6), (10, 1, 7), (10, 2, 6)] {
         let reach = |bit: u32| {
             let entry = set(one(CD | 1 << bit, 2), &[(63, 59, bits), (5, 4, format)]);
-            let mut checker = EntryChecker::new(rich(), Atomicity::Bits64);
+            let mut checker = EntryChecker::new(rich(), Atomicity::Word);
             checker.watch(5, PhysAddr(ENTRY), entry);
             checker.expect(5, &[Image::new(entry)]);
             checker

@@ -6,7 +6,7 @@ use super::*;
 /// entry that aborts, so that nothing is mixed and no tag is used twice.
 fn turned(ids: &ModelConfig, from: (Words, Words), to: (Words, Words), declared: &Image) -> Rig {
     let before = Image::new(from.0).context(0, from.1);
-    let mut rig = Rig::with(ids.clone(), Atomicity::Bits64, &before);
+    let mut rig = Rig::with(ids.clone(), Atomicity::Word, &before);
     rig.expect(&[&before, &Image::new(abort())]);
     rig.put(abort(), &[0]);
     rig.run(&[CFGI_STE, SYNC, TLBI_ALL, [0x20, 0], SYNC]);
@@ -321,7 +321,7 @@ fn transactions_without_substream_go_where_s1dss_says() {
         Image::new(entry).context(0, cd(ROOT, 7))
     };
     let seen_as = |actual: &Image, declared: &Image| {
-        let mut rig = Rig::with(rich(), Atomicity::Bits64, actual);
+        let mut rig = Rig::with(rich(), Atomicity::Word, actual);
         rig.expect(&[declared]);
         rig
     };
@@ -342,7 +342,7 @@ fn transactions_without_substream_go_where_s1dss_says() {
     seen_as(&Image::new(bypass()), &dss(1))
         .failed("substream 0x0 are refused with C_BAD_SUBSTREAMID");
     // A flip is one word.
-    let mut rig = Rig::with(rich(), Atomicity::Bits64, &dss(1));
+    let mut rig = Rig::with(rich(), Atomicity::Word, &dss(1));
     rig.expect(&[&dss(1), &dss(2)]);
     rig.put(dss(2).entry, &[1]);
     rig.sync();
@@ -356,7 +356,7 @@ fn translation_requests_see_eats_with_what_it_translates() {
     let to = Image::new(set(two(ROOT, 2), &[(93, 92, 1)]));
     let early = Image::new(set(from.entry, &[(93, 92, 1)])).context(0, cd(ROOT, 7));
     let changed = |images: &[&Image]| {
-        let mut rig = Rig::with(rich(), Atomicity::Bits64, &from);
+        let mut rig = Rig::with(rich(), Atomicity::Word, &from);
         rig.expect(images);
         rig.put(to.entry, &[2, 3]);
         rig.put(early.entry, &[1]);
@@ -368,7 +368,7 @@ fn translation_requests_see_eats_with_what_it_translates() {
         .failed("Translation Requests without substream are answered (EATS 1) from:");
     // They do not fault, so they do not see how faults are reported.
     let quiet = Image::new(early.entry).context(0, set(cd(ROOT, 7), &[(45, 45, 0)]));
-    let mut rig = Rig::with(rich(), Atomicity::Bits64, &from);
+    let mut rig = Rig::with(rich(), Atomicity::Word, &from);
     rig.expect(&[&from, &quiet]);
     rig.put(quiet.entry, &[1]);
     rig.store(CD, &[set(cd(ROOT, 7), &[(45, 45, 0)])[0]]);

@@ -102,7 +102,7 @@ struct Rig {
 impl Rig {
     /// Stream 5 as it is before.
     fn new(before: &Image) -> Self {
-        Self::with(ModelConfig::default(), Atomicity::Bits64, before)
+        Self::with(ModelConfig::default(), Atomicity::Word, before)
     }
 
     /// The same with some hardware. Descriptors are where S1ContextPtr says, in one table.

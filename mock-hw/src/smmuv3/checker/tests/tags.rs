@@ -17,7 +17,7 @@ fn by_vmid_all(vmid: u64) -> [u64; 2] {
 fn reused(ids: ModelConfig, before: &[[u64; 2]], to: Image) -> Rig {
     let from = Image::new(one(CD, 2)).context(0, cd(ROOT, 7));
     let none = Image::new(abort());
-    let mut rig = Rig::with(ids, Atomicity::Bits64, &from);
+    let mut rig = Rig::with(ids, Atomicity::Word, &from);
     rig.expect(&[&from, &none]);
     rig.put(none.entry, &[0]);
     rig.run(before);
@@ -164,7 +164,7 @@ fn a_regime_without_asids_has_one_set_of_tables() {
     let turned = |flush: [u64; 2]| {
         let (from, to) = (hypervisor(CD, ROOT, 7), hypervisor(OTHER_CD, OTHER_ROOT, 8));
         let none = Image::new(abort());
-        let mut rig = Rig::with(ids(), Atomicity::Bits64, &from);
+        let mut rig = Rig::with(ids(), Atomicity::Word, &from);
         rig.describe(OTHER_CD, cd(OTHER_ROOT, 8));
         rig.expect(&[&from, &none, &to]);
         rig.put(none.entry, &[0]);
