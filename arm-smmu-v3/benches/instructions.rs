@@ -42,9 +42,10 @@ mod harness {
 
     fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
         let mut callgrind = Callgrind::default();
-        callgrind
-            .format([EventKind::Ir])
-            .hard_limits([(EventKind::Ir, instructions)]);
+        callgrind.format([EventKind::Ir]);
+        if cfg!(target_arch = "x86_64") {
+            callgrind.hard_limits([(EventKind::Ir, instructions)]);
+        }
         let mut config = LibraryBenchmarkConfig::default();
         config.tool(callgrind);
         config

@@ -34,16 +34,16 @@ macro_rules! rows {
     ($with:ident) => {
         $with! {
             queue: {
-                queue_floor, 20, Floor::new;
-                cfgi_ste_and_sync, 480, Invalidate::ste;
-                tlbi_64_pages_and_sync, 4200, Invalidate::pages::<64>;
+                queue_floor, 18, Floor::new;
+                cfgi_ste_and_sync, 72, Invalidate::ste;
+                tlbi_64_pages_and_sync, 480, Invalidate::pages::<64>;
             }
             attach: {
-                attach_floor, 20, Floor::new;
-                blocked_to_stage1, 9000, Attach::between(On::Blocked, On::Stage1);
-                stage1_to_stage1, 9000, Attach::between(On::Stage1, On::OtherStage1);
-                stage1_to_blocked, 9000, Attach::between(On::Stage1, On::Blocked);
-                stage1_to_stage2, 9000, Attach::between(On::Stage1, On::Stage2);
+                attach_floor, 18, Floor::new;
+                blocked_to_stage1, 2400, Attach::between(On::Blocked, On::Stage1);
+                stage1_to_stage1, 2800, Attach::between(On::Stage1, On::OtherStage1);
+                stage1_to_blocked, 2400, Attach::between(On::Stage1, On::Blocked);
+                stage1_to_stage2, 3300, Attach::between(On::Stage1, On::Stage2);
             }
         }
     };

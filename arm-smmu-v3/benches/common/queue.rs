@@ -55,8 +55,8 @@ impl Invalidate<()> {
         n: u32,
     ) -> Invalidate<impl IntoIterator<Item = Command> + Clone> {
         let asid = 1;
-        let start = u64::from(n) << 32;
-        let commands = (0..N).map(move |page| Command::tlbi_va(asid, Iova(start + page * 4096)));
+        let first = u64::from(n) << 20;
+        let commands = (0..N).map(move |page| Command::tlbi_va(asid, Iova((first + page) << 12)));
         Invalidate { lab, commands }
     }
 }
