@@ -222,17 +222,9 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
                 None => self.wait_for_room(hardware)?,
             };
             let Some(mut state) = room else { return Ok(()) };
-            let first = state.produced;
-            let last = state.consumed + self.capacity() - 1;
-            let mut at = first;
-            while at < last
-                && let Some(command) = commands.next()
-            {
-                self.put(at, command);
-                at += 1;
-            }
-            self.put(at, Command::sync());
-            let part = self.submit(hardware, &mut state, at + 1 - first);
+            let count = self.fill(&state, &mut commands);
+            self.put(state.produced + count, Command::sync());
+            let part = self.submit(hardware, &mut state, count + 1);
             if !part.is_done(hardware, &mut state) {
                 drop(state);
                 let Some(outcome) = self.outcome(hardware, part)? else {
@@ -244,6 +236,27 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
                 return result;
             }
         }
+    }
+
+    /// Puts commands into the next slots until there are no more, or there is room for a `CMD_SYNC`
+    /// only. Returns how many.
+    #[inline]
+    fn fill(&self, state: &State, commands: &mut impl Iterator<Item = Command>) -> u64 {
+        let room = self.room(state) - 1;
+        let start = self.slot(state.produced);
+        let (later, next) = self.slots().split_at_checked(start).unwrap_or_default();
+        let mut count = 0;
+        for row in [next, later] {
+            let row = row.get(..room - count).unwrap_or(row);
+            for slot in row {
+                let Some(command) = commands.next() else {
+                    return count as u64;
+                };
+                self.store(slot, command);
+                count += 1;
+            }
+        }
+        count as u64
     }
 
     /// Waits for room for a command and a `CMD_SYNC`.
@@ -314,8 +327,16 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
 
     /// Whether `count` commands can be put in, and a `CMD_SYNC` behind them.
     fn has_room(&self, state: &State, count: usize) -> bool {
-        let room = self.capacity() - (state.produced - state.consumed);
-        state.condition == Condition::Running && (count as u64) < room
+        state.condition == Condition::Running && count < self.room(state)
+    }
+
+    fn room(&self, state: &State) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most what the queue holds"
+        )]
+        let taken = (state.produced - state.consumed) as usize;
+        self.slots().len() - taken
     }
 
     fn slot(&self, position: u64) -> usize {

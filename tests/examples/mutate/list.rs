@@ -184,8 +184,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
                 "self.store(sync, Command::tlbi_asid(0));",
             ),
             (
-                "self.put(at, Command::sync());",
-                "self.put(at, Command::tlbi_asid(0));",
+                "self.put(state.produced + count, Command::sync());",
+                "self.put(state.produced + count, Command::tlbi_asid(0));",
             ),
         ],
     ),
@@ -208,7 +208,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     mutation(
         "no room is kept for the SYNC",
         QUEUE,
-        &[("(count as u64) < room", "(count as u64) <= room")],
+        &[("count < self.room(state)", "count <= self.room(state)")],
     ),
     mutation(
         "a caller is told of the failures of others",
