@@ -1,24 +1,34 @@
 //! The command queue (3.5, chapter 4): what the driver asks of the hardware.
 //!
-//! Positions count commands since the queue was made and never wrap, so that waiting for one needs
-//! no care about indexes. The lock is held for a few register accesses at a time and never while
-//! waiting: a waiter looks, lets go, and looks again.
+//! Positions count commands since the queue was opened and never wrap, so that waiting for one
+//! needs no care about indexes. The lock is held for a few register accesses at a time and never
+//! while waiting: a waiter looks, lets go, and looks again.
+//!
+//! What a caller asks for goes into the queue with a `CMD_SYNC` of its own behind it, under one hold
+//! of the lock. So what fails at these positions is that caller's and nobody else's. Whoever finds
+//! room takes it: a caller never waits for another one, who may have been interrupted.
 
-use iommu_core::{Culprit, DmaBlock, DmaMemory, Error, ErrorKind, Platform, RawLock, Result};
-use lock_api::Mutex;
+mod failures;
+mod recovery;
+
+use core::mem;
+use core::sync::atomic::AtomicU64;
+
+use iommu_core::{DmaBlock, DmaMemory, Error, ErrorKind, PhysAddr, Platform, RawLock, Result};
+use lock_api::{Mutex, MutexGuard};
 
 use crate::hardware::Hardware;
 use crate::spec::commands::{Command, SIZE};
-use crate::spec::registers::{CmdqCons, Gerror, QueueBase, cerror, offset};
+use crate::spec::registers::{QueueBase, offset};
+use failures::{Failures, graver};
 
 const QUEUE: &str = "command queue";
 
-/// How many failed commands are remembered by position.
-const REMEMBERED: usize = 16;
+/// A place for one command.
+type Slot = [AtomicU64; SIZE / 8];
 
 pub(crate) struct CommandQueue<M: DmaMemory, L: RawLock> {
     entries: DmaBlock<M>,
-    log2: u32,
     state: Mutex<L, State>,
 }
 
@@ -33,41 +43,45 @@ enum Condition {
 
 struct State {
     condition: Condition,
+    /// Positions before this one hold, or held, commands.
     produced: u64,
+    /// Positions before this one are known to be done with.
     consumed: u64,
     failures: Failures,
 }
 
-/// The latest failed commands, and from where on they are known.
-struct Failures {
-    latest: [Option<(u64, Error)>; REMEMBERED],
-    next: usize,
-    /// Failures at positions below this may have been forgotten.
-    known_from: u64,
+impl State {
+    const fn new(condition: Condition) -> Self {
+        Self {
+            condition,
+            produced: 0,
+            consumed: 0,
+            failures: Failures::new(),
+        }
+    }
 }
 
-impl Failures {
-    fn push(&mut self, position: u64, error: Error) {
-        let forgotten = self.latest[self.next].replace((position, error));
-        if let Some((position, _)) = forgotten {
-            self.known_from = position + 1;
-        }
-        self.next = (self.next + 1) % REMEMBERED;
-    }
+/// Commands in the queue, and a `CMD_SYNC` behind them: positions from `first` to below `end`.
+struct Part {
+    first: u64,
+    end: u64,
+    /// Index and wrap bit of `end`, as the registers have it.
+    prod: u32,
+}
 
-    fn within(&self, from: u64, to: u64) -> Option<Error> {
-        if from < self.known_from {
-            return Some(Error::new(
-                ErrorKind::Hardware,
-                "more commands failed than could be kept apart; one of these may be among them",
-            ));
+impl Part {
+    /// Looks whether the hardware is done with this part, which was submitted under this very hold
+    /// of the lock.
+    ///
+    /// A command that failed would stop the index before it, and nobody else can have got the
+    /// hardware over it meanwhile. So where the register says nothing but where the part ends, all
+    /// went well.
+    fn is_done<P: Platform>(&self, hardware: &Hardware<P>, state: &mut State) -> bool {
+        let done = hardware.read32(offset::CMDQ_CONS) == self.prod;
+        if done {
+            state.consumed = self.end;
         }
-        let found = self
-            .latest
-            .iter()
-            .flatten()
-            .find(|(at, _)| (from..to).contains(at));
-        found.map(|(_, error)| error.clone())
+        done
     }
 }
 
@@ -76,27 +90,15 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     pub(crate) fn new(memory: &M, log2: u8, output_bits: u32) -> Result<Self> {
         let size = SIZE << log2;
         let entries = DmaBlock::new(memory, size, size.max(32), QUEUE)?.below(output_bits)?;
-        let failures = Failures {
-            latest: [const { None }; REMEMBERED],
-            next: 0,
-            known_from: 0,
-        };
-        let state = State {
-            condition: Condition::Closed,
-            produced: 0,
-            consumed: 0,
-            failures,
-        };
         Ok(Self {
             entries,
-            log2: log2.into(),
-            state: Mutex::new(state),
+            state: Mutex::new(State::new(Condition::Closed)),
         })
     }
 
     pub(crate) fn base(&self) -> QueueBase {
         #[expect(clippy::cast_possible_truncation, reason = "at most 19")]
-        let log2 = self.log2 as u8;
+        let log2 = self.capacity().trailing_zeros() as u8;
         QueueBase::new()
             .with_log2size(log2)
             .with_addr((self.entries.addr().0 >> 5) & ((1 << 51) - 1))
@@ -105,17 +107,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
 
     /// Lets commands be submitted: the hardware takes them from index 0 on.
     pub(crate) fn open(&self) {
-        let mut state = self.state.lock();
-        *state = State {
-            condition: Condition::Running,
-            produced: 0,
-            consumed: 0,
-            failures: Failures {
-                latest: [const { None }; REMEMBERED],
-                next: 0,
-                known_from: 0,
-            },
-        };
+        *self.state.lock() = State::new(Condition::Running);
     }
 
     /// From here on there is nothing to invalidate: translation is off, and that is confirmed.
@@ -132,7 +124,9 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     /// Submits `commands`, a `CMD_SYNC` behind them, and waits until that has completed: every
     /// command then has, and the hardware acts on nothing that they invalidated.
     ///
-    /// Commands beyond what the queue holds are submitted as room comes up.
+    /// Where there is no room for all of them, they are submitted in parts as room comes up, each
+    /// with a `CMD_SYNC` and waited for before the next. An iterator that says how many there are
+    /// is believed.
     ///
     /// # Errors
     ///
@@ -140,6 +134,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     /// - [`ErrorKind::DeviceTimedOut`]: a device's cache did not answer; the rest was done;
     /// - [`ErrorKind::Hardware`]: the hardware refused one of the commands, could not read the
     ///   queue, or reports a position that cannot be.
+    #[inline]
     pub(crate) fn run<P>(
         &self,
         hardware: &Hardware<P>,
@@ -148,57 +143,152 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
-        let mut commands = commands.into_iter().chain([Command::sync()]).peekable();
-        let mut first = None;
-        let mut end = 0;
-        while commands.peek().is_some() {
-            let room = self.wait(hardware, |state| self.room(state) > 0)?;
-            let Some(mut state) = room else { return Ok(()) };
-            first.get_or_insert(state.produced);
-            for _ in 0..self.room(&state) {
-                let Some(command) = commands.next() else {
-                    break;
-                };
-                self.put(state.produced, command);
-                state.produced += 1;
-            }
-            end = state.produced;
-            self.entries.memory().write_barrier();
-            hardware.write32(offset::CMDQ_PROD, self.register(state.produced));
-        }
-        let Some(state) = self.wait(hardware, |state| state.consumed >= end)? else {
-            return Ok(());
+        let commands = commands.into_iter();
+        let mut state = self.state.lock();
+        let Some((row, sync)) = self.row(&state, commands.size_hint()) else {
+            return self.run_in_parts(hardware, commands, state);
         };
-        match state.failures.within(first.unwrap_or(end), end) {
-            Some(error) => Err(error),
-            None => Ok(()),
+        let mut count = 0;
+        row.iter().zip(commands).for_each(|(slot, command)| {
+            self.store(slot, command);
+            count += 1;
+        });
+        debug_assert_eq!(count, row.len(), "as many as were announced");
+        self.store(sync, Command::sync());
+        let part = self.submit(hardware, &mut state, row.len() as u64 + 1);
+        if part.is_done(hardware, &mut state) {
+            return Ok(());
         }
+        drop(state);
+        self.finish(hardware, part)
     }
 
-    /// Looks after errors of the queue that nobody waits for. For the interrupt of global errors.
-    pub(crate) fn check<P>(&self, hardware: &Hardware<P>)
+    /// The next slots for as many commands as `announced`, and the one for a `CMD_SYNC` behind
+    /// them, where that is known, and the queue has them in one row.
+    fn row(&self, state: &State, announced: (usize, Option<usize>)) -> Option<(&[Slot], &Slot)> {
+        let (count, most) = announced;
+        if most != Some(count) || !self.has_room(state, count) {
+            return None;
+        }
+        let rest = self.slots().get(self.slot(state.produced)..)?;
+        let (sync, row) = rest.get(..=count)?.split_last()?;
+        Some((row, sync))
+    }
+
+    /// Tells the hardware of `count` more commands, which are in their slots.
+    fn submit<P>(&self, hardware: &Hardware<P>, state: &mut State, count: u64) -> Part
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
-        let mut state = self.state.lock();
-        if state.condition == Condition::Running {
-            // What it finds is kept for whoever waits for the command.
-            let _ = self.refresh(hardware, &mut state);
+        let first = state.produced;
+        let end = first + count;
+        #[expect(clippy::cast_possible_truncation, reason = "masked to at most 20 bits")]
+        let prod = (end & (2 * self.capacity() - 1)) as u32;
+        self.clean(first, end);
+        self.entries.memory().write_barrier();
+        state.produced = end;
+        hardware.write32(offset::CMDQ_PROD, prod);
+        Part { first, end, prod }
+    }
+
+    /// Waits for what was submitted.
+    #[cold]
+    #[inline(never)]
+    fn finish<P>(&self, hardware: &Hardware<P>, part: Part) -> Result
+    where
+        P: Platform<Memory = M, IrqLock = L>,
+    {
+        self.outcome(hardware, part)?.unwrap_or(Ok(()))
+    }
+
+    /// Submits `commands` as there is room, part after part, each with a `CMD_SYNC` behind it.
+    #[inline(never)]
+    fn run_in_parts<'a, P>(
+        &'a self,
+        hardware: &Hardware<P>,
+        commands: impl Iterator<Item = Command>,
+        state: MutexGuard<'a, L, State>,
+    ) -> Result
+    where
+        P: Platform<Memory = M, IrqLock = L>,
+    {
+        let mut commands = commands.peekable();
+        let (known, _) = commands.size_hint();
+        let mut ready = self.has_room(&state, known.max(1)).then_some(state);
+        let mut result = Ok(());
+        loop {
+            let room = match ready.take() {
+                Some(state) => Some(state),
+                None => self.wait_for_room(hardware)?,
+            };
+            let Some(mut state) = room else { return Ok(()) };
+            let count = self.fill(&state, &mut commands);
+            self.put(state.produced + count, Command::sync());
+            let part = self.submit(hardware, &mut state, count + 1);
+            if !part.is_done(hardware, &mut state) {
+                drop(state);
+                let Some(outcome) = self.outcome(hardware, part)? else {
+                    return Ok(());
+                };
+                result = graver(result, outcome);
+            }
+            if commands.peek().is_none() {
+                return result;
+            }
         }
     }
 
-    /// Calls `with` under the lock that every write of `SMMU_GERRORN` is made under.
-    pub(crate) fn with_gerrorn<T>(&self, with: impl FnOnce() -> T) -> T {
-        let _state = self.state.lock();
-        with()
+    /// Puts commands into the next slots until there are no more, or there is room for a `CMD_SYNC`
+    /// only. Returns how many.
+    #[inline]
+    fn fill(&self, state: &State, commands: &mut impl Iterator<Item = Command>) -> u64 {
+        let room = self.room(state) - 1;
+        let start = self.slot(state.produced);
+        let (later, next) = self.slots().split_at_checked(start).unwrap_or_default();
+        let mut count = 0;
+        for row in [next, later] {
+            let row = row.get(..room - count).unwrap_or(row);
+            for slot in row {
+                let Some(command) = commands.next() else {
+                    return count as u64;
+                };
+                self.store(slot, command);
+                count += 1;
+            }
+        }
+        count as u64
+    }
+
+    /// Waits for room for a command and a `CMD_SYNC`.
+    #[cold]
+    #[inline(never)]
+    fn wait_for_room<P>(&self, hardware: &Hardware<P>) -> Result<Option<MutexGuard<'_, L, State>>>
+    where
+        P: Platform<Memory = M, IrqLock = L>,
+    {
+        // There may be more than is known of: the hardware is looked at first.
+        let mut looked = false;
+        self.wait(hardware, |state| {
+            mem::replace(&mut looked, true) && self.has_room(state, 1)
+        })
+    }
+
+    /// Waits until `part` is done with, and returns what became of it; `None` where the queue was
+    /// closed.
+    fn outcome<P>(&self, hardware: &Hardware<P>, part: Part) -> Result<Option<Result>>
+    where
+        P: Platform<Memory = M, IrqLock = L>,
+    {
+        let state = self.wait(hardware, |state| state.consumed >= part.end)?;
+        Ok(state.map(|state| state.failures.within(part.first..part.end)))
     }
 
     /// Waits until `done`, and returns the state still locked; `None` where the queue is closed.
     fn wait<P>(
         &self,
         hardware: &Hardware<P>,
-        done: impl Fn(&State) -> bool,
-    ) -> Result<Option<lock_api::MutexGuard<'_, L, State>>>
+        mut done: impl FnMut(&State) -> bool,
+    ) -> Result<Option<MutexGuard<'_, L, State>>>
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
@@ -226,118 +316,64 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         })
     }
 
-    /// Reads how far the hardware is, and recovers it from commands it refused (7.1).
-    fn refresh<P>(&self, hardware: &Hardware<P>, state: &mut State) -> Result
-    where
-        P: Platform<Memory = M, IrqLock = L>,
-    {
-        let mut cons = CmdqCons::from(hardware.read32(offset::CMDQ_CONS));
-        // The reason stays after recovery: only the error being active makes it count. It may have
-        // become active since the index was read; from then on the register stands still.
-        let failed = cons.err() != cerror::NONE && self.error_is_active(hardware);
-        if failed {
-            cons = hardware.read32(offset::CMDQ_CONS).into();
-        }
-        let mask = (2 << self.log2) - 1;
-        let advance = (u64::from(cons.rd()).wrapping_sub(state.consumed)) & mask;
-        let reserved = u32::from(cons) & CmdqCons::RESERVED;
-        let beyond = u64::from(cons.rd()) > mask || advance > state.produced - state.consumed;
-        if reserved != 0 || beyond {
-            state.condition = Condition::Broken;
-            return Err(Error::new(
-                ErrorKind::Hardware,
-                "the queue's consumer is where it cannot be",
-            )
-            .of(Culprit::Register {
-                name: "SMMU_CMDQ_CONS",
-                value: u32::from(cons).into(),
-            }));
-        }
-        state.consumed += advance;
-        if failed {
-            self.recover(hardware, state, cons)
-        } else {
-            Ok(())
-        }
+    fn slots(&self) -> &[Slot] {
+        self.entries.words().as_chunks().0
     }
 
-    fn error_is_active<P: Platform>(&self, hardware: &Hardware<P>) -> bool {
-        let error = hardware.read32(offset::GERROR) ^ hardware.read32(offset::GERRORN);
-        Gerror::from(error).cmdq()
+    /// The number of commands that the queue holds, a power of two.
+    fn capacity(&self) -> u64 {
+        self.slots().len() as u64
     }
 
-    fn recover<P>(&self, hardware: &Hardware<P>, state: &mut State, cons: CmdqCons) -> Result
-    where
-        P: Platform<Memory = M, IrqLock = L>,
-    {
-        let at = state.consumed;
-        match cons.err() {
-            cerror::ABT => {
-                // The hardware cannot read the queue, and trying again would not change that.
-                state.condition = Condition::Broken;
-                return Err(
-                    Error::new(ErrorKind::Hardware, "the SMMU cannot read its commands")
-                        .of(self.culprit(at)),
-                );
-            }
-            cerror::ATC_INV_SYNC => state.failures.push(
-                at,
-                Error::new(ErrorKind::DeviceTimedOut, "a device's ATC does not answer")
-                    .of(self.culprit(at)),
-            ),
-            _ => {
-                let refused = Error::new(ErrorKind::Hardware, "the SMMU refuses the command")
-                    .of(self.culprit(at));
-                log::error!("{refused}");
-                if state.failures.within(at, at + 1).is_some() {
-                    // What was put in its place is refused as well.
-                    state.condition = Condition::Broken;
-                    return Err(refused);
-                }
-                state.failures.push(at, refused);
-                // The hardware starts again with the same slot: a command that cannot fail.
-                self.put(at, Command::sync());
-                self.entries.memory().write_barrier();
-            }
-        }
-        let acknowledged = Gerror::from(hardware.read32(offset::GERRORN));
-        let toggled = acknowledged.with_cmdq(!acknowledged.cmdq());
-        hardware.write32(offset::GERRORN, toggled.into());
-        Ok(())
+    /// Whether `count` commands can be put in, and a `CMD_SYNC` behind them.
+    fn has_room(&self, state: &State, count: usize) -> bool {
+        state.condition == Condition::Running && count < self.room(state)
     }
 
-    fn room(&self, state: &State) -> u64 {
-        (1 << self.log2) - (state.produced - state.consumed)
-    }
-
-    /// Index and wrap bit of a position, as the registers have them.
-    fn register(&self, position: u64) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "masked to at most 20 bits")]
-        let register = (position & ((2 << self.log2) - 1)) as u32;
-        register
+    fn room(&self, state: &State) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "at most what the queue holds"
+        )]
+        let taken = (state.produced - state.consumed) as usize;
+        self.slots().len() - taken
     }
 
     fn slot(&self, position: u64) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "masked to at most 19 bits")]
-        let slot = (position & ((1 << self.log2) - 1)) as usize;
+        let slot = (position & (self.capacity() - 1)) as usize;
         slot
     }
 
-    fn put(&self, position: u64, Command(words): Command) {
-        let at = self.slot(position) * 2;
-        self.entries.store(at, words[0]);
-        self.entries.store(at + 1, words[1]);
+    fn put(&self, position: u64, command: Command) {
+        if let Some(slot) = self.slots().get(self.slot(position)) {
+            self.store(slot, command);
+        }
     }
 
-    fn culprit(&self, position: u64) -> Culprit {
-        let slot = self.slot(position);
-        let command = Command([self.entries.load(slot * 2), 0]).name();
-        #[expect(clippy::cast_possible_truncation, reason = "at most 19 bits")]
-        let index = slot as u32;
-        Culprit::Command {
-            queue: QUEUE,
-            command,
-            index,
+    fn store(&self, slot: &Slot, Command(words): Command) {
+        for (word, value) in slot.iter().zip(words) {
+            self.entries.memory().store_word(word, value.to_le());
+        }
+    }
+
+    /// Lets the hardware see the commands at positions from `first` to below `end`, where it does
+    /// not by itself.
+    fn clean(&self, first: u64, end: u64) {
+        let memory = self.entries.memory();
+        if memory.is_coherent() {
+            return;
+        }
+        let clean = |from: usize, to: usize| {
+            let addr = PhysAddr(self.entries.addr().0 + (from * SIZE) as u64);
+            memory.clean(addr, (to - from) * SIZE);
+        };
+        match (self.slot(first), self.slot(end)) {
+            (from, to) if from < to => clean(from, to),
+            (from, to) => {
+                clean(from, self.slots().len());
+                clean(0, to);
+            }
         }
     }
 }
@@ -348,3 +384,6 @@ fn broken() -> Error {
         "the command queue has stopped for good",
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,9 @@ mod event_queue;
 mod features;
 mod hardware;
 mod ids;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod layout;
 mod reset;
 mod smmu;

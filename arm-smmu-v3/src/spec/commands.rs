@@ -1,6 +1,5 @@
 //! Commands (chapter 4).
 
-use bitfield_struct::bitfield;
 use static_assertions::const_assert_eq;
 
 use iommu_core::{Iova, StreamId};
@@ -12,23 +11,6 @@ pub const SIZE: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Command(pub [u64; 2]);
 const_assert_eq!(size_of::<Command>(), SIZE);
-
-#[bitfield(u64)]
-struct Cfgi {
-    opcode: u8,
-    #[bits(24)]
-    __: u32,
-    stream: u32,
-}
-
-#[bitfield(u64)]
-struct Tlbi {
-    opcode: u8,
-    #[bits(24)]
-    __: u32,
-    vmid: u16,
-    asid: u16,
-}
 
 const CFGI_STE: u8 = 0x03;
 const CFGI_STE_RANGE: u8 = 0x04;
@@ -43,82 +25,91 @@ const SYNC: u8 = 0x46;
 /// `Address` in the second word of a TLBI, whose lower bits are other fields.
 const ADDRESS: u64 = !0xfff;
 
+// Plain shifts: a command is built in its slot, by code that is compiled in another crate.
+
+/// The first word of a `CMD_CFGI_*`.
+#[inline]
+const fn cfgi(opcode: u8, stream: u32) -> u64 {
+    opcode as u64 | (stream as u64) << 32
+}
+
+/// The first word of a `CMD_TLBI_*`.
+#[inline]
+const fn tlbi(opcode: u8, vmid: u16, asid: u16) -> u64 {
+    opcode as u64 | (vmid as u64) << 32 | (asid as u64) << 48
+}
+
 impl Command {
     /// `CMD_CFGI_STE` (4.3.1): the stream's STE, and every CD that was fetched through it. With
     /// `leaf` false, the level-1 descriptor on the way to it too.
     #[must_use]
+    #[inline]
     pub const fn cfgi_ste(stream: StreamId, leaf: bool) -> Self {
-        let word0 = Cfgi::new().with_opcode(CFGI_STE).with_stream(stream.0);
-        Self([word0.into_bits(), leaf as u64])
+        Self([cfgi(CFGI_STE, stream.0), leaf as u64])
     }
 
     /// `CMD_CFGI_ALL` (4.3.3): all cached configuration. The encoding is that of
     /// `CMD_CFGI_STE_RANGE` with the largest range.
     #[must_use]
+    #[inline]
     pub const fn cfgi_all() -> Self {
-        Self([Cfgi::new().with_opcode(CFGI_STE_RANGE).into_bits(), 31])
+        Self([cfgi(CFGI_STE_RANGE, 0), 31])
     }
 
     /// `CMD_TLBI_NH_ASID` (4.4.2.2): what is tagged with the ASID and VMID 0.
     #[must_use]
+    #[inline]
     pub const fn tlbi_asid(asid: u16) -> Self {
-        Self([
-            Tlbi::new()
-                .with_opcode(TLBI_NH_ASID)
-                .with_asid(asid)
-                .into_bits(),
-            0,
-        ])
+        Self([tlbi(TLBI_NH_ASID, 0, asid), 0])
     }
 
     /// `CMD_TLBI_NH_VA` (4.4.2.4): what translates the address under the ASID and VMID 0, table
     /// descriptors on the way too.
     #[must_use]
+    #[inline]
     pub const fn tlbi_va(asid: u16, iova: Iova) -> Self {
-        let word0 = Tlbi::new().with_opcode(TLBI_NH_VA).with_asid(asid);
-        Self([word0.into_bits(), iova.0 & ADDRESS])
+        Self([tlbi(TLBI_NH_VA, 0, asid), iova.0 & ADDRESS])
     }
 
     /// `CMD_TLBI_EL2_ALL` (4.4.2.7): everything of EL2.
     #[must_use]
+    #[inline]
     pub const fn tlbi_el2_all() -> Self {
-        Self([Tlbi::new().with_opcode(TLBI_EL2_ALL).into_bits(), 0])
+        Self([tlbi(TLBI_EL2_ALL, 0, 0), 0])
     }
 
     /// `CMD_TLBI_S12_VMALL` (4.4.3.2): everything tagged with the VMID, both stages.
     #[must_use]
+    #[inline]
     pub const fn tlbi_vmid(vmid: u16) -> Self {
-        Self([
-            Tlbi::new()
-                .with_opcode(TLBI_S12_VMALL)
-                .with_vmid(vmid)
-                .into_bits(),
-            0,
-        ])
+        Self([tlbi(TLBI_S12_VMALL, vmid, 0), 0])
     }
 
     /// `CMD_TLBI_S2_IPA` (4.4.3.1): stage-2 translations of the address under the VMID.
     #[must_use]
+    #[inline]
     pub const fn tlbi_ipa(vmid: u16, ipa: Iova) -> Self {
-        let word0 = Tlbi::new().with_opcode(TLBI_S2_IPA).with_vmid(vmid);
-        Self([word0.into_bits(), ipa.0 & ADDRESS])
+        Self([tlbi(TLBI_S2_IPA, vmid, 0), ipa.0 & ADDRESS])
     }
 
     /// `CMD_TLBI_NSNH_ALL` (4.4.4.1): everything that is Non-secure and not EL2.
     #[must_use]
+    #[inline]
     pub const fn tlbi_nsnh_all() -> Self {
-        Self([Tlbi::new().with_opcode(TLBI_NSNH_ALL).into_bits(), 0])
+        Self([tlbi(TLBI_NSNH_ALL, 0, 0), 0])
     }
 
     /// `CMD_SYNC` (4.7.3) without a signal: completes when all commands before it have, which shows
     /// in the consumer index.
     #[must_use]
+    #[inline]
     pub const fn sync() -> Self {
         Self([SYNC as u64, 0])
     }
 
     /// The command's name in the specification.
     #[must_use]
+    #[inline]
     pub const fn name(self) -> &'static str {
         match (self.0[0] & 0xff) as u8 {
             CFGI_STE => "CMD_CFGI_STE",

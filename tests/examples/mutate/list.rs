@@ -178,15 +178,42 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     mutation(
         "no command is followed by a SYNC",
         QUEUE,
-        &[(".chain([Command::sync()])", ".chain([])")],
+        &[
+            (
+                "self.store(sync, Command::sync());",
+                "self.store(sync, Command::tlbi_asid(0));",
+            ),
+            (
+                "self.put(state.produced + count, Command::sync());",
+                "self.put(state.produced + count, Command::tlbi_asid(0));",
+            ),
+        ],
     ),
     mutation(
         "nobody waits for the SYNC",
         QUEUE,
         &[(
-            "self.wait(hardware, |state| state.consumed >= end)?",
-            "self.wait(hardware, |state| state.consumed >= end.min(1))?",
+            "self.wait(hardware, |state| state.consumed >= part.end)?",
+            "self.wait(hardware, |state| state.consumed >= part.end.min(1))?",
         )],
+    ),
+    mutation(
+        "the first look at the queue is believed whatever it shows",
+        QUEUE,
+        &[(
+            "hardware.read32(offset::CMDQ_CONS) == self.prod",
+            "hardware.read32(offset::CMDQ_CONS) < u32::MAX",
+        )],
+    ),
+    mutation(
+        "no room is kept for the SYNC",
+        QUEUE,
+        &[("count < self.room(state)", "count <= self.room(state)")],
+    ),
+    mutation(
+        "a caller is told of the failures of others",
+        QUEUE,
+        &[("part.first..part.end", "0..part.end")],
     ),
     mutation(
         "release parks nothing",

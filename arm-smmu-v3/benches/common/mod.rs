@@ -1,0 +1,115 @@
+//! What both benches measure: `instructions` counts, `ste_write` times.
+
+mod attach;
+mod platform;
+mod queue;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use arm_smmu_v3::{ArmSmmuV3, Config};
+use iommu_core::{
+    DefaultDomain, DeviceInfo, DomainRef, Iommu, IommuConfig, NoControl, PagingConfig, Result,
+    Stage, StreamId,
+};
+
+pub(crate) use attach::{Attach, On};
+use platform::{Platform, Registers, platform};
+pub(crate) use queue::{Floor, Invalidate};
+
+/// One thing to measure.
+pub(crate) trait Case: 'static {
+    /// What is measured.
+    fn call(&self) -> Result;
+
+    /// Brings everything back to where [`call`](Self::call) starts from.
+    fn reset(&self) {}
+}
+
+/// Every row: its name, the most instructions that it may take on x86-64, and its case. The first
+/// row of a group is its floor, which the others are compared to.
+///
+/// A case is made by a function of a [`Lab`] and of a number, its own among several of its kind.
+macro_rules! rows {
+    ($with:ident) => {
+        $with! {
+            queue: {
+                queue_floor, 18, Floor::new;
+                cfgi_ste_and_sync, 72, Invalidate::ste;
+                tlbi_64_pages_and_sync, 480, Invalidate::pages::<64>;
+            }
+            attach: {
+                attach_floor, 18, Floor::new;
+                blocked_to_stage1, 2400, Attach::between(On::Blocked, On::Stage1);
+                stage1_to_stage1, 2800, Attach::between(On::Stage1, On::OtherStage1);
+                stage1_to_blocked, 2400, Attach::between(On::Stage1, On::Blocked);
+                stage1_to_stage2, 3300, Attach::between(On::Stage1, On::Stage2);
+            }
+        }
+    };
+}
+pub(crate) use rows;
+
+/// An SMMU, and domains on it.
+pub(crate) struct Lab {
+    smmu: ArmSmmuV3<Platform>,
+    iommu: Iommu,
+    /// In the order of [`On`].
+    domains: [DomainRef; 4],
+    /// Memory and registers that are nobody's, for floors.
+    slots: [AtomicU64; 4],
+    registers: Registers,
+}
+
+impl Lab {
+    /// A lab that stays for good.
+    pub(crate) fn new() -> &'static Self {
+        let smmu = ArmSmmuV3::probe(platform(), Config::default()).expect("an SMMU");
+        let config = IommuConfig {
+            default_domain: DefaultDomain::Parked,
+            ..IommuConfig::default()
+        };
+        let iommu = Iommu::with_config(smmu.clone(), config).expect("an IOMMU");
+        let paging = |stage| {
+            let config = PagingConfig {
+                stage,
+                ..PagingConfig::default()
+            };
+            iommu.paging_domain(&config).expect("a domain")
+        };
+        let domains = [
+            iommu.blocked_domain(),
+            paging(Stage::First),
+            paging(Stage::First),
+            paging(Stage::Second),
+        ];
+        Box::leak(Box::new(Self {
+            smmu,
+            iommu,
+            domains,
+            slots: Default::default(),
+            registers: Registers::new(),
+        }))
+    }
+
+    /// A device with one stream.
+    fn device(&self, stream: StreamId) -> iommu_core::Device {
+        let info = DeviceInfo::new("a device").streams([stream]);
+        self.iommu
+            .add_device(info, Arc::new(NoControl))
+            .expect("a device")
+    }
+}
+
+/// A case that has been called before: whatever happens once only has happened.
+pub(crate) fn warm<C: Case>(
+    make: impl Fn(&'static Lab, u32) -> C,
+    lab: &'static Lab,
+    n: u32,
+) -> &'static C {
+    let case = Box::leak(Box::new(make(lab, n)));
+    case.reset();
+    case.call().expect("it works");
+    case.reset();
+    case
+}

@@ -1,0 +1,87 @@
+//! Time per call, and how many times the floor's that is.
+
+mod common;
+
+use std::env;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion};
+
+use common::{Attach, Case, Floor, Invalidate, Lab, On, rows, warm};
+
+/// How many calls in a row are timed together, each on a case of its own.
+const AT_ONCE: u32 = 64;
+
+struct Row {
+    name: &'static str,
+    /// The median time of a call, in nanoseconds, where the row was not left out.
+    time: Option<f64>,
+}
+
+fn row<C: Case>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &'static str,
+    make: impl Fn(&'static Lab, u32) -> C,
+) -> Row {
+    let lab = Lab::new();
+    let cases: Vec<_> = (0..AT_ONCE).map(|n| warm(&make, lab, n)).collect();
+    let mut samples = Vec::new();
+    group.bench_function(name, |bencher| {
+        bencher.iter_custom(|calls| {
+            let mut time = Duration::ZERO;
+            let mut left = usize::try_from(calls).unwrap_or(usize::MAX);
+            while left > 0 {
+                let some = &cases[..left.min(cases.len())];
+                some.iter().for_each(|case| case.reset());
+                let start = Instant::now();
+                for case in some {
+                    black_box(case.call()).expect("it works");
+                }
+                time += start.elapsed();
+                left -= some.len();
+            }
+            samples.push(time.as_nanos() as f64 / calls as f64);
+            time
+        });
+    });
+    samples.sort_by(f64::total_cmp);
+    let time = samples.get(samples.len() / 2).copied();
+    Row { name, time }
+}
+
+macro_rules! groups {
+    ($($group:ident: { $($name:ident, $limit:expr, $make:expr;)+ })+) => {
+        fn measure(criterion: &mut Criterion) -> Vec<Vec<Row>> {
+            vec![$({
+                let mut group = criterion.benchmark_group(stringify!($group));
+                vec![$(row(&mut group, stringify!($name), $make)),+]
+            }),+]
+        }
+    };
+}
+rows!(groups);
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
+    let groups = measure(&mut criterion);
+    criterion.final_summary();
+    let given = |option: &str| env::args().any(|arg| arg == option);
+    if !given("--bench") || given("--test") {
+        // Nothing was timed.
+        return;
+    }
+    for rows in groups {
+        let floor = rows[0].time;
+        println!();
+        for Row { name, time } in rows {
+            if let (Some(time), Some(floor)) = (time, floor) {
+                println!("{name:32} {time:8.1} ns   {:6.1} x floor", time / floor);
+            }
+        }
+    }
+}
