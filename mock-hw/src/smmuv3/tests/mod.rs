@@ -1,5 +1,6 @@
 //! Every number here was put together by hand from the specification, not by code under test.
 
+mod ats;
 mod caches;
 mod claims;
 mod commands;
