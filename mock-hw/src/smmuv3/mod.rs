@@ -13,17 +13,19 @@
 //!   else it likes ([`Order`]);
 //! - acknowledges a register only after it was asked once, or often;
 //! - treats range and level of an invalidation as its smallest permitted scope;
-//! - answers translation requests of devices that have ATS, and lets through what they have
-//!   translated.
+//! - answers translation requests of devices that have ATS ([`AtsDevice`]), lets through what they
+//!   have translated, and tells their caches what to invalidate, in an order as adverse as that of
+//!   all other commands.
 //!
 //! What silicon would answer with unpredictable behaviour is noted in
 //! [`violations`](SmmuModel::violations), and never panics. So is what silicon leaves alone today:
 //! reserved bits, addresses that are not aligned, one tag for two sets of tables. Not modelled:
 //! big-endian, AArch32 and 128-bit tables, 52-bit addresses, hardware update of flags, permission
-//! indirection and overlays, NS-EL2 with E2H, VMID wildcards, a device's ATC, the PRI queue, device
-//! permission tables, PASIDs of translated transactions, execute permission, `ATSCHK` in
-//! configuration caches, MSIs other than that of CMD_SYNC.
+//! indirection and overlays, NS-EL2 with E2H, VMID wildcards, the PRI queue, device permission tables,
+//! PASIDs of translated transactions, execute permission, `ATSCHK` in configuration caches, MSIs other
+//! than that of CMD_SYNC.
 
+mod atc;
 mod ats;
 mod bits;
 mod checker;
@@ -32,6 +34,7 @@ mod commands;
 mod config;
 mod control;
 mod decode;
+mod endpoint;
 mod events;
 mod guards;
 mod order;
@@ -47,7 +50,7 @@ mod tlb;
 mod translate;
 mod walk;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -56,12 +59,14 @@ use iommu_core::{PhysAddr, RegisterBank};
 pub use self::ats::Completion;
 pub use self::checker::{Atomicity, EntryChecker, Image};
 pub use self::config::{Context, Stage1, Stage2, StreamConfig, Tables};
+pub use self::endpoint::{AtsDevice, AtsEvent};
 pub use self::order::Order;
 pub use self::queue::CommandHook;
 pub use self::registers::AckRegister;
 pub use self::settings::ModelConfig;
 pub use crate::device::{Access, Outcome};
 
+use self::atc::Endpoint;
 use self::claims::Claims;
 use self::commands::Commands;
 use self::events::Transaction;
@@ -90,6 +95,8 @@ struct State {
     recent: VecDeque<(u32, Option<u32>, u64)>,
     /// Streams that were used lately.
     streams: VecDeque<u32>,
+    /// Devices with ATS, by StreamID.
+    endpoints: BTreeMap<u32, Endpoint>,
     violations: Vec<String>,
 }
 
@@ -147,6 +154,7 @@ impl SmmuModel {
             hook: None,
             recent: VecDeque::new(),
             streams: VecDeque::new(),
+            endpoints: BTreeMap::new(),
             violations: Vec::new(),
         };
         Self {

@@ -5,6 +5,7 @@ mod caches;
 mod claims;
 mod commands;
 mod contexts;
+mod endpoint;
 mod guards;
 mod legality;
 mod order;
