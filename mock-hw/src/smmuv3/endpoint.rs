@@ -164,6 +164,10 @@ impl DeviceControl for AtsDevice {
         self.streams.iter().all(plugged)
     }
 
+    fn has_ats(&self) -> bool {
+        true
+    }
+
     fn set_ats(&self, on: bool) -> iommu_core::Result {
         let mut fails = false;
         self.each(|endpoint| fails |= endpoint.switch_fails || endpoint.unplugged);

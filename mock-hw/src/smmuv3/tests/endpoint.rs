@@ -63,6 +63,7 @@ fn a_device_translates_for_itself_while_ats_is_on() {
     let device = AtsDevice::new(&rig.model, [5]);
     // Off: as any other device.
     assert_eq!(read(&device), to(DATA));
+    assert!(device.has_ats());
     assert_eq!((device.cached(5, 0x20_3000), device.is_on()), (None, false));
     rig.submit(&[ATC_ALL, SYNC]);
     device.set_ats(true).unwrap();
