@@ -37,16 +37,27 @@ impl Page {
 /// The ATC behind one StreamID.
 #[derive(Default)]
 pub(super) struct Endpoint {
+    /// The first StreamID of the same device.
+    device: u32,
     on: bool,
     /// Everything was invalidated since it was switched off, or ever.
     clean: bool,
     pub(super) unplugged: bool,
-    /// It did not answer, and since then not everything was invalidated.
+    /// Its device did not answer, and since then not everything was invalidated.
     failed: bool,
     pub(super) switch_fails: bool,
     pub(super) pages: BTreeMap<Key, Page>,
     wanted: VecDeque<(Key, Access)>,
     pub(super) log: Vec<AtsEvent>,
+}
+
+impl Endpoint {
+    pub(super) fn of(device: u32) -> Self {
+        Self {
+            device,
+            ..Self::default()
+        }
+    }
 }
 
 /// What CMD_ATC_INV asks of a device (4.5.1).
@@ -86,11 +97,14 @@ impl State {
         self.answers(stream) && self.endpoints.get(&stream).is_some_and(|of| !of.failed)
     }
 
-    /// A CMD_SYNC failed for a device.
+    /// A CMD_SYNC failed for one stream of a device: software cannot tell which.
     pub(super) fn atc_failed(&mut self, stream: u32) {
-        if let Some(endpoint) = self.endpoints.get_mut(&stream) {
-            endpoint.failed = true;
-        }
+        let Some(device) = self.endpoints.get(&stream).map(|of| of.device) else {
+            return;
+        };
+        let all = self.endpoints.values_mut();
+        all.filter(|of| of.device == device)
+            .for_each(|of| of.failed = true);
     }
 
     /// A device does DMA. With ATS on, it translates for itself.

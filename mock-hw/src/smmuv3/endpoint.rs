@@ -53,8 +53,8 @@ impl AtsEvent {
 ///   TLB, or through a stream's entry, whose own invalidation had not;
 /// - translation is turned off while it is on.
 ///
-/// A device that [does not answer](SmmuModel::kill_atc) excuses software, until all of its cache has
-/// been invalidated again.
+/// A device that [does not answer](SmmuModel::kill_atc) for one of its streams excuses software, until
+/// all of its cache has been invalidated again.
 ///
 /// ```
 /// use iommu_core::{DeviceControl, PhysAddr};
@@ -83,7 +83,8 @@ impl AtsDevice {
     #[must_use]
     pub fn new(model: &SmmuModel, streams: impl IntoIterator<Item = u32>) -> Self {
         let streams: Vec<u32> = streams.into_iter().collect();
-        let endpoints = streams.iter().map(|stream| (*stream, Endpoint::default()));
+        let device = streams.first().copied().unwrap_or_default();
+        let endpoints = streams.iter().map(|stream| (*stream, Endpoint::of(device)));
         model.state().endpoints.extend(endpoints);
         Self {
             model: model.clone(),

@@ -11,6 +11,7 @@ const TLBI_PAGE: [u64; 2] = [0x0007_0002_0000_0012, 0x20_3000];
 /// Everything of stream 5.
 const ATC_ALL: [u64; 2] = [0x0005_0000_0040, 52];
 const ATC_ALL_6: [u64; 2] = [0x0006_0000_0040, 52];
+const ATC_ALL_7: [u64; 2] = [0x0007_0000_0040, 52];
 /// The page at 0x20_3000.
 const ATC_PAGE: [u64; 2] = [0x0005_0000_0040, 0x20_3000];
 const TRANSLATING: [u64; 3] = [STE_S1, FULL, 2];
@@ -46,7 +47,11 @@ fn on(order: Order, seed: u64) -> (Rig, AtsDevice) {
 }
 
 fn read(device: &AtsDevice) -> Outcome {
-    DmaDevice::new(device, 5).read(0x20_3000, &mut [0])
+    read_from(device, 5)
+}
+
+fn read_from(device: &AtsDevice, stream: u32) -> Outcome {
+    DmaDevice::new(device, stream).read(0x20_3000, &mut [0])
 }
 
 fn write(device: &AtsDevice) -> Outcome {
@@ -322,8 +327,18 @@ fn translation_must_not_end_while_a_device_uses_it() {
 
 #[test]
 fn a_device_that_does_not_answer_fails_the_synchronisation_and_what_else_that_waits_for() {
-    let (rig, device) = on(Order::Adverse, 0);
-    let other = AtsDevice::new(&rig.model, [6]);
+    let rig = Rig::with_ats(config(Order::Adverse, 0), 0, ATSCHK);
+    rig.stage1();
+    for stream in [5, 7] {
+        rig.ste(stream, &TRANSLATING);
+    }
+    let (device, other) = (
+        AtsDevice::new(&rig.model, [5, 7]),
+        AtsDevice::new(&rig.model, [6]),
+    );
+    rig.submit(&[ATC_ALL, ATC_ALL_7, SYNC]);
+    device.set_ats(true).unwrap();
+    assert_eq!([5, 7].map(|of| read_from(&device, of)), [to(DATA); 2]);
     device.clear_events();
     rig.model.kill_atc(5, true);
     rig.model.clear_commands();
@@ -339,13 +354,21 @@ fn a_device_that_does_not_answer_fails_the_synchronisation_and_what_else_that_wa
     rig.submit(&[ATC_ALL_6, SYNC]);
     assert_eq!(other.events(6), [AtsEvent::EVERYTHING]);
     // What the dead device does is not software's fault, nor what is left of it.
-    rig.ste(5, &[ABORT]);
-    rig.submit(&[CFGI_5, SYNC]);
-    assert_eq!(read(&device), Outcome::Aborted);
+    for stream in [5, 7] {
+        rig.ste(stream, &[ABORT]);
+    }
+    rig.submit(&[CFGI_ALL, SYNC]);
+    assert_eq!(
+        [5, 7].map(|of| read_from(&device, of)),
+        [Outcome::Aborted; 2]
+    );
     device.set_ats(false).unwrap();
     rig.model.kill_atc(5, false);
-    rig.submit(&[SYNC, ATC_ALL, SYNC]);
-    assert_eq!(device.events(5), [AtsEvent::Off, AtsEvent::EVERYTHING]);
+    rig.submit(&[SYNC, ATC_ALL, ATC_ALL_7, SYNC]);
+    for stream in [5, 7] {
+        let expected = [AtsEvent::Off, AtsEvent::EVERYTHING];
+        assert_eq!(device.events(stream), expected);
+    }
     rig.is_clean();
 }
 
