@@ -93,7 +93,7 @@ impl<L: RawLock> AtcSet<L> {
     }
 
     /// Adds `streams`, each to be [removed](Self::remove) as often as it was added: before the
-    /// entries of any of them change.
+    /// entries of any of them change. Those that were [refused](Self::refuse) are not any more.
     ///
     /// # Errors
     ///
@@ -190,7 +190,10 @@ fn find(all: &[Entry], stream: StreamId) -> core::result::Result<usize, usize> {
 
 fn count(all: &mut Vec<Entry>, stream: StreamId) {
     match find(all, stream) {
-        Ok(at) => all[at].users += 1,
+        Ok(at) => {
+            all[at].users += 1;
+            all[at].refused = false;
+        }
         Err(at) => all.insert(
             at,
             Entry {
