@@ -214,6 +214,13 @@ impl State {
         }
     }
 
+    /// A device makes room in its cache.
+    pub(super) fn evict(&mut self, stream: u32, key: Key) {
+        if let Some(endpoint) = self.endpoints.get_mut(&stream).filter(|of| of.on) {
+            endpoint.pages.remove(&key);
+        }
+    }
+
     /// Whether a device's ATS is on.
     pub(super) fn uses_ats(&self, stream: u32) -> bool {
         self.endpoints.get(&stream).is_some_and(|of| of.on)

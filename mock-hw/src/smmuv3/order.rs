@@ -150,8 +150,8 @@ impl State {
         }
     }
 
-    /// Fetches one thing that was of use before: a translation, for the SMMU or for a device, or a
-    /// stream's entry and its first context descriptor.
+    /// Fetches one thing that was of use before: a translation, for the SMMU or once more for a device,
+    /// or a stream's entry and its first context descriptor.
     pub(super) fn prefetch(&mut self) {
         let pages = self.recent.len();
         let wanted = self.wanted();
@@ -160,6 +160,7 @@ impl State {
             .checked_sub(pages + self.streams.len())
             .and_then(|at| wanted.get(at))
         {
+            self.evict(*stream, *key);
             self.refill_one(*stream, *key, *access);
         } else if let Some(page) = self.recent.get(at).copied() {
             self.translate_again(page);
