@@ -308,8 +308,9 @@ pub trait DeviceControl: Send + Sync + 'static {
 
     /// Switches the device's address translation cache. When this returns, the device sends no
     /// more translation requests (`off`) or may send them (`on`), for translations of 4 KiB or more
-    /// (STU 0). What the cache holds is the IOMMU driver's business: it has it invalidated before
-    /// it switches it on, and after it has switched it off.
+    /// (STU 0). It is off when the device is given to the core. What the cache holds is the IOMMU
+    /// driver's business: it has it invalidated before it switches it on, and after it has switched
+    /// it off.
     ///
     /// # Errors
     ///
