@@ -43,8 +43,9 @@ pub(super) struct Endpoint {
     /// Everything was invalidated since it was switched off, or ever.
     clean: bool,
     pub(super) unplugged: bool,
-    /// Its device did not answer, and since then not everything was invalidated.
-    failed: bool,
+    /// Its device did not answer, or could not be switched off, and since then not everything was
+    /// invalidated.
+    pub(super) failed: bool,
     pub(super) switch_fails: bool,
     pub(super) pages: BTreeMap<Key, Page>,
     wanted: VecDeque<(Key, Access)>,

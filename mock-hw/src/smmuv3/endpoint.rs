@@ -53,8 +53,9 @@ impl AtsEvent {
 ///   TLB, or through a stream's entry, whose own invalidation had not;
 /// - translation is turned off while it is on.
 ///
-/// A device that [does not answer](SmmuModel::kill_atc) for one of its streams excuses software, until
-/// all of its cache has been invalidated again.
+/// A device that [does not answer](SmmuModel::kill_atc) for one of its streams, or
+/// [cannot be switched off](Self::fail_switch), excuses software, until all of its cache has been
+/// invalidated again.
 ///
 /// ```
 /// use iommu_core::{DeviceControl, PhysAddr};
@@ -173,6 +174,7 @@ impl DeviceControl for AtsDevice {
         let mut fails = false;
         self.each(|endpoint| fails |= endpoint.switch_fails || endpoint.unplugged);
         if fails {
+            self.each(|endpoint| endpoint.failed |= !on);
             return Err(Error::new(ErrorKind::Hardware, "the switch does not move"));
         }
         let mut state = self.model.state();

@@ -389,6 +389,16 @@ fn a_device_that_does_not_answer_fails_the_synchronisation_and_what_else_that_wa
 
 #[test]
 fn a_switch_may_fail_and_a_device_may_go_away() {
+    // On, and it cannot be switched off: not software's fault.
+    let (rig, device) = on(Order::Adverse, 0);
+    device.fail_switch(true);
+    let error = device.set_ats(false).unwrap_err();
+    assert_eq!((error.kind(), device.is_on()), (ErrorKind::Hardware, true));
+    rig.ste(5, &[ABORT]);
+    rig.submit(&[CFGI_5, SYNC]);
+    assert_eq!(read(&device), Outcome::Aborted);
+    rig.is_clean();
+    // Off, and it cannot be switched on.
     let (rig, device) = on(Order::Adverse, 0);
     device.set_ats(false).unwrap();
     device.fail_switch(true);
