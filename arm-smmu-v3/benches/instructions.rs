@@ -21,7 +21,9 @@ mod harness {
     use gungraun::{Callgrind, EventKind};
     use iommu_core::Result;
 
-    use crate::common::{Attach, Case, Floor, Invalidate, Lab, On, rows, warm};
+    use crate::common::{
+        Attach, Build, Case, Floor, Invalidate, Kind, Lab, On, Transition, Written, rows, warm,
+    };
 
     macro_rules! groups {
         ($($group:ident: { $($name:ident, $limit:expr, $make:expr;)+ })+) => {
@@ -29,7 +31,7 @@ mod harness {
                 $(
                     #[library_benchmark(config = at_most($limit))]
                     #[bench::call(warm($make, Lab::new(), 0))]
-                    fn $name<C: Case>(case: &'static C) -> Result {
+                    fn $name<C: Case>(case: &'static mut C) -> Result {
                         case.call()
                     }
                 )+

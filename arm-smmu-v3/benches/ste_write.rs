@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
 
-use common::{Attach, Case, Floor, Invalidate, Lab, On, rows, warm};
+use common::{
+    Attach, Build, Case, Floor, Invalidate, Kind, Lab, On, Transition, Written, rows, warm,
+};
 
 /// How many calls in a row are timed together, each on a case of its own.
 const AT_ONCE: u32 = 64;
@@ -26,17 +28,18 @@ fn row<C: Case>(
     make: impl Fn(&'static Lab, u32) -> C,
 ) -> Row {
     let lab = Lab::new();
-    let cases: Vec<_> = (0..AT_ONCE).map(|n| warm(&make, lab, n)).collect();
+    let mut cases: Vec<_> = (0..AT_ONCE).map(|n| warm(&make, lab, n)).collect();
     let mut samples = Vec::new();
     group.bench_function(name, |bencher| {
         bencher.iter_custom(|calls| {
             let mut time = Duration::ZERO;
             let mut left = usize::try_from(calls).unwrap_or(usize::MAX);
             while left > 0 {
-                let some = &cases[..left.min(cases.len())];
-                some.iter().for_each(|case| case.reset());
+                let count = left.min(cases.len());
+                let some = &mut cases[..count];
+                some.iter_mut().for_each(|case| case.reset());
                 let start = Instant::now();
-                for case in some {
+                for case in &mut *some {
                     black_box(case.call()).expect("it works");
                 }
                 time += start.elapsed();

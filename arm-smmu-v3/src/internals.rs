@@ -1,10 +1,13 @@
 //! Parts of the driver for this crate's own benches. Not part of the API: no promise is made about
 //! any of it.
 
-use iommu_core::{Platform, Result};
+use iommu_core::entry::{Store, Target};
+use iommu_core::{Platform, Result, StreamId};
 
 use crate::smmu::ArmSmmuV3;
 use crate::spec::commands::Command;
+use crate::spec::ste::{Ste, WORDS};
+use crate::stream_table::StreamEntry;
 
 /// Runs `commands` through the command queue, a `CMD_SYNC` behind them, and waits for that.
 ///
@@ -16,4 +19,40 @@ pub fn run<P: Platform>(
     commands: impl IntoIterator<Item = Command>,
 ) -> Result {
     smmu.inner.commands.run(&smmu.inner.hardware, commands)
+}
+
+/// The entry of one stream.
+#[expect(missing_debug_implementations, reason = "nobody prints it")]
+pub struct Entry<P: Platform>(StreamId, StreamEntry<P::Memory>);
+
+/// Finds a stream's entry.
+///
+/// # Errors
+///
+/// As `iommu_core::IommuOps::probe`.
+pub fn entry<P: Platform>(smmu: &ArmSmmuV3<P>, stream: StreamId) -> Result<Entry<P>> {
+    let entry = smmu.inner.reach(stream)?;
+    Ok(Entry(stream, entry))
+}
+
+/// Makes an entry one that aborts and has nothing else in it.
+pub fn clear_entry<P: Platform>(entry: &Entry<P>) {
+    let abort = crate::entries::abort().to_words();
+    for (word, value) in abort.into_iter().enumerate() {
+        entry.1.store(Store::Word { word, value });
+    }
+}
+
+/// Makes an entry what an attach of one stream makes it.
+///
+/// # Errors
+///
+/// As `iommu_core::IommuOps::commit`.
+#[inline(never)]
+pub fn write_entry<P: Platform>(
+    smmu: &ArmSmmuV3<P>,
+    entry: &Entry<P>,
+    target: &Target<Ste, WORDS>,
+) -> Result {
+    smmu.inner.write_entry(entry.0, &entry.1, target)
 }

@@ -165,6 +165,12 @@ impl Layout<WORDS> for Ste {
         &USED[(entry[0] & 0xf) as usize]
     }
 
+    #[inline(always)]
+    fn refuses(entry: &Words) -> bool {
+        const MUST_PASS: u64 = 0b1001;
+        entry[0] & MUST_PASS != MUST_PASS
+    }
+
     /// Terminates silently (5.2, Config).
     fn refusing(_target: &Words) -> u64 {
         crate::entries::abort().word0.into_bits()
@@ -313,6 +319,11 @@ impl Layout<8> for Cd {
         } else {
             &context::TRANSLATING
         }
+    }
+
+    #[inline(always)]
+    fn refuses(entry: &Words) -> bool {
+        !core::ptr::eq(Self::used(entry), &context::TRANSLATING)
     }
 
     /// Walks nothing, and aborts what misses the TLB without an event (5.4, R): an invalid

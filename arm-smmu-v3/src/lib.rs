@@ -19,6 +19,11 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "attaching and unmapping do not use ATS yet")
+)]
+mod ats;
 mod attach;
 mod command_queue;
 mod config;

@@ -58,9 +58,7 @@ impl<M: DmaMemory> StreamEntry<M> {
     #[inline]
     pub(crate) fn read(&self) -> [u64; WORDS] {
         match self.table.memory().atomicity() {
-            Atomicity::Word => {
-                core::array::from_fn(|word| self.table.load(self.index * WORDS + word))
-            }
+            Atomicity::Word => self.table.load_all(self.index * WORDS),
             Atomicity::Pair => {
                 let first = self.index * (WORDS / 2);
                 let pairs: [_; WORDS / 2] =

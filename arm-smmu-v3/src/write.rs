@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use iommu_core::entry::{Plan, Rules, Step, Target};
+use iommu_core::entry::{Device, Plan, Rules, Step, Store, Target, WriteError, write};
 use iommu_core::{DmaMemory, Error, ErrorKind, Member, Platform, Result, StreamId};
 
 use crate::smmu::Inner;
@@ -60,6 +60,28 @@ impl<M: DmaMemory> Stream<M> {
     }
 }
 
+/// The entry of one stream, that is written by itself.
+struct Alone<'a, P: Platform> {
+    smmu: &'a Inner<P>,
+    stream: StreamId,
+    entry: &'a StreamEntry<P::Memory>,
+}
+
+impl<P: Platform> Device for Alone<'_, P> {
+    type Error = Error;
+
+    #[inline(always)]
+    fn store(&mut self, store: Store) {
+        self.entry.store(store);
+    }
+
+    #[inline(always)]
+    fn confirm(&mut self) -> Result {
+        self.smmu.hardware.platform.memory().write_barrier();
+        self.smmu.invalidate([Command::cfgi_ste(self.stream, true)])
+    }
+}
+
 /// Whether the hardware may use entries that are no longer what memory has: after a wait failed.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
@@ -70,6 +92,7 @@ pub(crate) struct Doubts {
 }
 
 impl<P: Platform> Inner<P> {
+    #[inline]
     pub(crate) fn rules(&self, retag: bool) -> Rules {
         Rules {
             atomicity: self.hardware.platform.memory().atomicity(),
@@ -88,9 +111,9 @@ impl<P: Platform> Inner<P> {
             let reason = "the device's state is not this driver's";
             return Err(Error::new(ErrorKind::Internal, reason).of(culprit));
         };
-        let rules = self.rules(false);
         for stream in state.presenting(streams) {
-            Plan::new(&stream.entry.read(), &target, rules)
+            target
+                .check(&stream.entry.read())
                 .map_err(|error| Error::from(error).of(culprit.clone()))?;
         }
         state.target = Some(target);
@@ -121,6 +144,17 @@ impl<P: Platform> Inner<P> {
     /// Those of the command queue, with the step at which it failed. The hardware may go on with
     /// what it has cached, of any round so far; what it reads from here on aborts.
     pub(crate) fn write_entries(&self, members: &mut [Member], retag: Option<u16>) -> Result {
+        if let ([member], None) = (&mut *members, retag)
+            && let Some(state) = member.state::<DeviceState<P::Memory>>()
+            && let (Some(target), [stream]) = (&state.target, &*state.streams)
+            && member.streams().len() == 1
+        {
+            let result = self.write_entry(stream.id, &stream.entry, target);
+            if result.is_err() {
+                self.refuse(members);
+            }
+            return result;
+        }
         self.settle()?;
         let rules = self.rules(retag.is_some());
         let mut rounds = 0;
@@ -140,6 +174,27 @@ impl<P: Platform> Inner<P> {
             }
         }
         Ok(())
+    }
+
+    /// One entry alone.
+    #[inline]
+    pub(crate) fn write_entry(
+        &self,
+        stream: StreamId,
+        entry: &StreamEntry<P::Memory>,
+        target: &Target<Ste, WORDS>,
+    ) -> Result {
+        self.settle()?;
+        let mut alone = Alone {
+            smmu: self,
+            stream,
+            entry,
+        };
+        let mut live = entry.read();
+        write(&mut live, target, self.rules(false), &mut alone).map_err(|error| match error {
+            WriteError::Entry(error) => error.into(),
+            WriteError::Unconfirmed(step, error) => error.in_step(step),
+        })
     }
 
     /// One round of all entries, and the wait for it.
@@ -177,6 +232,7 @@ impl<P: Platform> Inner<P> {
     }
 
     /// Makes sure that the hardware uses no entry that is not in memory any more.
+    #[inline]
     fn settle(&self) -> Result {
         let raised = self.doubts.raised.load(Ordering::Acquire);
         if self.doubts.settled.load(Ordering::Acquire) < raised {

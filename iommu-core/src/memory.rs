@@ -87,6 +87,7 @@ impl<M: DmaMemory> DmaBlock<M> {
 
     /// The block as 64-bit words.
     #[must_use]
+    #[inline]
     pub fn words(&self) -> &[AtomicU64] {
         let base = self.base.cast::<AtomicU64>();
         // SAFETY: the block is allocated for as long as `self` is, aligned to at least 8 bytes, and
@@ -102,13 +103,27 @@ impl<M: DmaMemory> DmaBlock<M> {
 
     /// The little-endian word `index`.
     #[must_use]
+    #[inline]
     pub fn load(&self, index: usize) -> u64 {
         u64::from_le(self.words()[index].load(Ordering::Relaxed))
+    }
+
+    /// `N` little-endian words, from number `first` on: each one access, in no particular order.
+    ///
+    /// # Panics
+    ///
+    /// Where there are no such words.
+    #[must_use]
+    #[inline]
+    pub fn load_all<const N: usize>(&self, first: usize) -> [u64; N] {
+        let words = &self.words()[first..][..N];
+        core::array::from_fn(|word| u64::from_le(words[word].load(Ordering::Relaxed)))
     }
 
     /// Stores the little-endian word `index` as one single-copy-atomic access, and cleans it where
     /// the memory is not coherent. Not ordered against other stores; see
     /// [`DmaMemory::write_barrier`].
+    #[inline]
     pub fn store(&self, index: usize, value: u64) {
         self.memory.store_word(&self.words()[index], value.to_le());
         if !self.memory.is_coherent() {
@@ -178,6 +193,7 @@ impl<M: DmaMemory> DmaBlock<M> {
 
     /// The memory the block came from.
     #[must_use]
+    #[inline]
     pub fn memory(&self) -> &M {
         &self.memory
     }

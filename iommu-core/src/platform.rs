@@ -294,12 +294,29 @@ pub trait DeviceControl: Send + Sync + 'static {
         true
     }
 
+    /// Whether the device may be given an address translation cache (PCIe ATS): it has one, all
+    /// that lies between it and the IOMMU passes ATS on, no other device presents its streams, and
+    /// it is trusted: with ATS it is the device that keeps to what it was allowed to reach, and its
+    /// IOMMU checks no more than that it may use ATS at all. The answer stays the same as long as
+    /// the device is there.
+    ///
+    /// A device that says no is never asked to switch ATS on, and its cache is never asked to
+    /// invalidate anything.
+    fn has_ats(&self) -> bool {
+        false
+    }
+
     /// Switches the device's address translation cache. When this returns, the device sends no
-    /// more translation requests (`off`) or may send them (`on`).
+    /// more translation requests (`off`) or may send them (`on`), for translations of 4 KiB or more
+    /// (STU 0). It is off when the device is given to the core. What the cache holds is the IOMMU
+    /// driver's business: it has it invalidated before it switches it on, and after it has switched
+    /// it off.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] where the device has no such cache and is asked to turn it on.
+    /// [`ErrorKind::Unsupported`] where the device has no such cache and is asked to turn it on;
+    /// [`ErrorKind::Hardware`] where the switch does not move. A device that was not switched on
+    /// goes on without ATS.
     fn set_ats(&self, on: bool) -> Result {
         no_such_switch(on, "the device has no ATS")
     }
@@ -385,5 +402,18 @@ mod tests {
             (looks == 2).then_some(())
         });
         assert_eq!(seen, Some(()));
+    }
+
+    #[test]
+    fn a_device_without_switches_says_so_and_can_be_told_off() {
+        let none = NoControl;
+        assert!(!none.has_ats() && none.is_reachable());
+        for switch in [NoControl::set_ats, NoControl::set_pasid, NoControl::set_pri] {
+            let on = switch(&none, true).map_err(|error| error.kind());
+            assert_eq!(
+                (on, switch(&none, false)),
+                (Err(ErrorKind::Unsupported), Ok(()))
+            );
+        }
     }
 }

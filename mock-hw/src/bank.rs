@@ -27,6 +27,7 @@ mock! {
 
     impl DeviceControl for DeviceControl {
         fn is_reachable(&self) -> bool;
+        fn has_ats(&self) -> bool;
         fn set_ats(&self, on: bool) -> Result;
         fn set_pasid(&self, on: bool) -> Result;
         fn set_pri(&self, on: bool) -> Result;

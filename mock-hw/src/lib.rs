@@ -5,7 +5,8 @@
 //! - [`bank`]: register banks that are mocked, recorded, or plain storage;
 //! - [`fault`]: a register bank that breaks as a test wants it to;
 //! - [`smmuv3`]: a model of an SMMUv3 with a TLB and a configuration cache;
-//! - [`DmaDevice`]: a device that does DMA through a model.
+//! - [`DmaDevice`]: a device that does DMA through a model;
+//! - [`smmuv3::AtsDevice`]: one that keeps translations in a cache of its own (PCIe ATS).
 //!
 //! ```
 //! use iommu_core::{PhysAddr, RegisterBank};

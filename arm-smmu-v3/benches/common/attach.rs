@@ -31,11 +31,11 @@ impl Attach {
 }
 
 impl Case for Attach {
-    fn call(&self) -> Result {
+    fn call(&mut self) -> Result {
         self.device.attach(&self.to)
     }
 
-    fn reset(&self) {
+    fn reset(&mut self) {
         self.device.attach(&self.from).expect("it works");
     }
 }

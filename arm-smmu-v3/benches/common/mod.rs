@@ -1,6 +1,7 @@
 //! What both benches measure: `instructions` counts, `ste_write` times.
 
 mod attach;
+mod entry;
 mod platform;
 mod queue;
 
@@ -14,16 +15,17 @@ use iommu_core::{
 };
 
 pub(crate) use attach::{Attach, On};
+pub(crate) use entry::{Build, Kind, Transition, Written};
 use platform::{Platform, Registers, platform};
 pub(crate) use queue::{Floor, Invalidate};
 
 /// One thing to measure.
 pub(crate) trait Case: 'static {
     /// What is measured.
-    fn call(&self) -> Result;
+    fn call(&mut self) -> Result;
 
     /// Brings everything back to where [`call`](Self::call) starts from.
-    fn reset(&self) {}
+    fn reset(&mut self) {}
 }
 
 /// Every row: its name, the most instructions that it may take on x86-64, and its case. The first
@@ -33,6 +35,23 @@ pub(crate) trait Case: 'static {
 macro_rules! rows {
     ($with:ident) => {
         $with! {
+            entry: {
+                build_and_store, 126, Build::new;
+                abort_to_stage1, 75, Transition::between(Kind::Abort, Kind::S1);
+                stage2_to_abort, 75, Transition::between(Kind::S2, Kind::Abort);
+                stage1_to_bypass, 140, Transition::between(Kind::S1, Kind::Bypass);
+                stage1_to_stage2, 140, Transition::between(Kind::S1, Kind::S2);
+                stage1_to_other_table, 85, Transition::between(Kind::S1, Kind::S1Prime);
+                stage1_to_terminate, 85, Transition::between(Kind::S1, Kind::S1Term);
+                stage1_to_itself, 45, Transition::between(Kind::S1, Kind::S1);
+                stage2_to_other_table, 220, Transition::between(Kind::S2, Kind::S2Prime);
+            }
+            entry_and_queue: {
+                build_store_and_doorbell, 18, Floor::new;
+                written_abort_to_stage1, 220, Written::between(Kind::Abort, Kind::S1);
+                written_stage1_to_abort, 150, Written::between(Kind::S1, Kind::Abort);
+                written_stage1_to_other_table, 150, Written::between(Kind::S1, Kind::S1Prime);
+            }
             queue: {
                 queue_floor, 18, Floor::new;
                 cfgi_ste_and_sync, 72, Invalidate::ste;
@@ -40,10 +59,10 @@ macro_rules! rows {
             }
             attach: {
                 attach_floor, 18, Floor::new;
-                blocked_to_stage1, 2400, Attach::between(On::Blocked, On::Stage1);
-                stage1_to_stage1, 2800, Attach::between(On::Stage1, On::OtherStage1);
-                stage1_to_blocked, 2400, Attach::between(On::Stage1, On::Blocked);
-                stage1_to_stage2, 3300, Attach::between(On::Stage1, On::Stage2);
+                attach_blocked_to_stage1, 2400, Attach::between(On::Blocked, On::Stage1);
+                attach_stage1_to_stage1, 2800, Attach::between(On::Stage1, On::OtherStage1);
+                attach_stage1_to_blocked, 2400, Attach::between(On::Stage1, On::Blocked);
+                attach_stage1_to_stage2, 3300, Attach::between(On::Stage1, On::Stage2);
             }
         }
     };
@@ -57,7 +76,7 @@ pub(crate) struct Lab {
     /// In the order of [`On`].
     domains: [DomainRef; 4],
     /// Memory and registers that are nobody's, for floors.
-    slots: [AtomicU64; 4],
+    slots: [AtomicU64; 8],
     registers: Registers,
 }
 
@@ -106,7 +125,7 @@ pub(crate) fn warm<C: Case>(
     make: impl Fn(&'static Lab, u32) -> C,
     lab: &'static Lab,
     n: u32,
-) -> &'static C {
+) -> &'static mut C {
     let case = Box::leak(Box::new(make(lab, n)));
     case.reset();
     case.call().expect("it works");

@@ -25,7 +25,7 @@ impl Floor {
 
 impl Case for Floor {
     #[inline(always)]
-    fn call(&self) -> Result {
+    fn call(&mut self) -> Result {
         let [Command(first), Command(second)] = &self.commands;
         for (slot, word) in self.lab.slots.iter().zip(first.iter().chain(second)) {
             slot.store(*word, Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Invalidate<()> {
 
 impl<I: IntoIterator<Item = Command> + Clone + 'static> Case for Invalidate<I> {
     #[inline(always)]
-    fn call(&self) -> Result {
+    fn call(&mut self) -> Result {
         internals::run(&self.lab.smmu, self.commands.clone())
     }
 }

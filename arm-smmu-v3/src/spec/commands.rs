@@ -2,7 +2,7 @@
 
 use static_assertions::const_assert_eq;
 
-use iommu_core::{Iova, StreamId};
+use iommu_core::{Iova, Pasid, StreamId};
 
 /// The bytes of a command.
 pub const SIZE: usize = 16;
@@ -20,9 +20,13 @@ const TLBI_EL2_ALL: u8 = 0x20;
 const TLBI_S12_VMALL: u8 = 0x28;
 const TLBI_S2_IPA: u8 = 0x2a;
 const TLBI_NSNH_ALL: u8 = 0x30;
+const ATC_INV: u8 = 0x40;
 const SYNC: u8 = 0x46;
 
-/// `Address` in the second word of a TLBI, whose lower bits are other fields.
+/// `SSV`: there is a SubstreamID.
+const SSV: u64 = 1 << 11;
+
+/// `Address` in the second word of a command, whose lower bits are other fields.
 const ADDRESS: u64 = !0xfff;
 
 // Plain shifts: a command is built in its slot, by code that is compiled in another crate.
@@ -99,6 +103,24 @@ impl Command {
         Self([tlbi(TLBI_NSNH_ALL, 0, 0), 0])
     }
 
+    /// `CMD_ATC_INV` (4.5.1): what the stream's device has in its translation cache for the 2^`size`
+    /// pages of 4 KiB from `first` on, which is aligned to that; a size of 52 is everything. Of what
+    /// it asked for with `pasid`, or of all.
+    ///
+    /// The device may ask again at once: what the SMMU would answer is to be invalidated, and that
+    /// to be completed, before.
+    #[must_use]
+    pub const fn atc_inv(stream: StreamId, pasid: Option<Pasid>, first: Iova, size: u8) -> Self {
+        let substream = match pasid {
+            Some(pasid) => SSV | (pasid.get() as u64) << 12,
+            None => 0,
+        };
+        Self([
+            ATC_INV as u64 | substream | (stream.0 as u64) << 32,
+            first.0 & ADDRESS | size as u64 & 0x3f,
+        ])
+    }
+
     /// `CMD_SYNC` (4.7.3) without a signal: completes when all commands before it have, which shows
     /// in the consumer index.
     #[must_use]
@@ -120,6 +142,7 @@ impl Command {
             TLBI_S12_VMALL => "CMD_TLBI_S12_VMALL",
             TLBI_S2_IPA => "CMD_TLBI_S2_IPA",
             TLBI_NSNH_ALL => "CMD_TLBI_NSNH_ALL",
+            ATC_INV => "CMD_ATC_INV",
             SYNC => "CMD_SYNC",
             _ => "a command",
         }

@@ -38,6 +38,9 @@
 //!             _ => &[0b01, 0],
 //!         }
 //!     }
+//!     fn refuses(entry: &[u64; 2]) -> bool {
+//!         entry[0] & 0b01 == 0
+//!     }
 //!     fn refusing(_target: &[u64; 2]) -> u64 {
 //!         0
 //!     }
@@ -87,6 +90,10 @@ pub trait Layout<const N: usize>: 'static {
     /// More bits than the hardware uses are never wrong, but may cost rounds; one bit too few is a
     /// hole.
     fn used(entry: &[u64; N]) -> &'static [u64; N];
+
+    /// Whether `entry` refuses everything, by word 0 alone: whether [`used`](Self::used) names bits
+    /// of no other word.
+    fn refuses(entry: &[u64; N]) -> bool;
 
     /// Word 0 of an entry that refuses everything, as silently as there is, and ignores all other
     /// words: what a breaking plan for `target` goes through.
@@ -156,6 +163,7 @@ impl<const N: usize> Detour<N> {
 pub struct Target<F, const N: usize> {
     words: [u64; N],
     used: &'static [u64; N],
+    refuses: bool,
     layout: PhantomData<fn() -> F>,
 }
 
@@ -180,6 +188,7 @@ impl<F: Layout<N>, const N: usize> Target<F, N> {
         Ok(Self {
             words,
             used,
+            refuses: F::refuses(&words),
             layout: PhantomData,
         })
     }
@@ -188,6 +197,15 @@ impl<F: Layout<N>, const N: usize> Target<F, N> {
     #[must_use]
     pub const fn words(&self) -> &[u64; N] {
         &self.words
+    }
+
+    /// Checks that `live` can be made this: as [`Plan::new`], without the plan.
+    ///
+    /// # Errors
+    ///
+    /// [`EntryError::Unknown`].
+    pub fn check(&self, live: &[u64; N]) -> Result<(), EntryError> {
+        plan::Differences::of_all(live, self).map(drop)
     }
 
     /// Whether `entry` means the same: whether they are equal as far as this one is used.

@@ -236,7 +236,7 @@ impl Differences {
 
     /// As [`between`](Self::between), with what exactly is odd.
     #[inline]
-    fn of_all<F: Layout<N>, const N: usize>(
+    pub(super) fn of_all<F: Layout<N>, const N: usize>(
         live: &[u64; N],
         target: &Target<F, N>,
     ) -> Result<Self, EntryError> {

@@ -23,6 +23,10 @@ impl Layout<2> for Context {
         }
     }
 
+    fn refuses(entry: &[u64; 2]) -> bool {
+        entry[0] & PRESENT == 0
+    }
+
     fn refusing(_target: &[u64; 2]) -> u64 {
         FPD
     }

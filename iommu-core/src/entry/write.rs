@@ -56,6 +56,13 @@ pub fn write<F: Layout<N>, D: Device, const N: usize>(
     rules: Rules,
     device: &mut D,
 ) -> Result<(), WriteError<D::Error>> {
+    let switches = (entry[0] ^ target.words[0]) & target.used[0] != 0;
+    if switches && target.refuses {
+        return swing_first(entry, target, rules, device, (1, 1));
+    }
+    if switches && F::refuses(entry) {
+        return write_refusing(entry, target, rules, device);
+    }
     let differences = Differences::between(entry, target);
     if !differences.are_plain() {
         return write_planned(entry, target, rules, device);
@@ -92,6 +99,50 @@ pub fn write<F: Layout<N>, D: Device, const N: usize>(
         confirm(device, of, of)?;
     }
     Ok(())
+}
+
+/// Makes the first unit the target's, and lets that be confirmed as this round of so many.
+#[inline(always)]
+fn swing_first<F: Layout<N>, D: Device, const N: usize>(
+    entry: &mut [u64; N],
+    target: &Target<F, N>,
+    rules: Rules,
+    device: &mut D,
+    (round, of): (u8, u8),
+) -> Result<(), WriteError<D::Error>> {
+    let value = |_: &[u64; N], word: usize| target.words[word];
+    let store = |store| device.store(store);
+    put_unit(rules.atomicity, 1, entry, store, value);
+    confirm(device, round, of)
+}
+
+/// The live entry refuses: all but the first unit is filled, whatever was there.
+#[inline(always)]
+fn write_refusing<F: Layout<N>, D: Device, const N: usize>(
+    entry: &mut [u64; N],
+    target: &Target<F, N>,
+    rules: Rules,
+    device: &mut D,
+) -> Result<(), WriteError<D::Error>> {
+    let (size, others) = match rules.atomicity {
+        Atomicity::Word => (1, 1..N),
+        Atomicity::Pair => (2, 2..N),
+    };
+    let mut filled = false;
+    for word in others.step_by(size) {
+        let change = |word: usize| (entry[word] ^ target.words[word]) & target.used[word];
+        if change(word) | change(word + size - 1) != 0 {
+            let value = |_: &[u64; N], word: usize| target.words[word];
+            let store = |store| device.store(store);
+            put_unit(rules.atomicity, 1 << word, entry, store, value);
+            filled = true;
+        }
+    }
+    if filled {
+        confirm(device, 1, 2)?;
+        return swing_first(entry, target, rules, device, (2, 2));
+    }
+    swing_first(entry, target, rules, device, (1, 1))
 }
 
 #[inline(always)]

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use iommu_core::PhysAddr;
 
 use super::State;
+use super::atc::AtcInvalidation;
 use super::bits::{address, bit, field, id, mask, span};
 use super::order::Pending;
 use super::registers::{CR0_SMMUEN, GERROR_MSI_CMDQ_ABT};
@@ -42,8 +43,8 @@ pub(super) struct Commands {
     pub(super) dead_atcs: HashSet<u32>,
     /// Invalidations that nothing has waited for.
     pub(super) pending: Vec<Pending>,
-    /// Streams whose ATC was asked to invalidate since the last CMD_SYNC.
-    atcs: HashSet<u32>,
+    /// What devices were asked to invalidate since the last CMD_SYNC.
+    atcs: Vec<AtcInvalidation>,
 }
 
 impl State {
@@ -105,9 +106,7 @@ impl State {
             0x30 => self.tlbi(opcode, command),
             0x40 => {
                 legal(ids.has_ats() && field(command, 69, 64) <= 52)?;
-                if self.regs.cr0ack & CR0_SMMUEN != 0 {
-                    self.commands.atcs.insert(field(command, 63, 32));
-                }
+                self.atc_invalidation(command);
                 Ok(())
             }
             0x41 => legal(ids.has_pri() && field(command, 77, 76) != 3),
@@ -201,12 +200,41 @@ impl State {
         Ok(true)
     }
 
+    /// Takes on CMD_ATC_INV (4.5.1). Without translation there is nothing to ask a device for.
+    fn atc_invalidation(&mut self, command: &[u64; 2]) {
+        let with_pasid = bit(command, 11);
+        if with_pasid && self.config.substream_bits() == 0 {
+            self.violation("CMD_ATC_INV has SSV set, where there are no substreams".into());
+            return;
+        }
+        if self.regs.cr0ack & CR0_SMMUEN == 0 || self.commands.ignoring {
+            return;
+        }
+        let (address, span) = (address(command, 127, 76), mask(12 + field(command, 69, 64)));
+        let what = AtcInvalidation {
+            stream: field(command, 63, 32),
+            pasid: with_pasid.then(|| (field(command, 31, 12), bit(command, 9))),
+            first: address & !span,
+            last: address | span,
+        };
+        self.commands.atcs.push(what);
+        self.push(Pending::Atc(what));
+    }
+
     /// Completes all that was asked for.
     fn sync(&mut self, command: &[u64; 2]) -> Result<(), CommandError> {
-        if !std::mem::take(&mut self.commands.atcs).is_disjoint(&self.commands.dead_atcs) {
+        let atcs = std::mem::take(&mut self.commands.atcs);
+        let dead = |stream: &u32| self.commands.dead_atcs.contains(stream);
+        let dead: Vec<u32> = atcs.iter().map(|of| of.stream).filter(dead).collect();
+        if !dead.is_empty() {
+            dead.into_iter().for_each(|stream| self.atc_failed(stream));
+            // Which of them were done is unknown; none of the others will be (4.7.3).
+            let pending = &mut self.commands.pending;
+            pending.retain(|what| !matches!(what, Pending::Atc(_)));
             return Err(CommandError::AtcTimeout);
         }
         self.drain();
+        self.check_endpoints(&atcs);
         self.commands.syncs += 1;
         if let Some(to) = self.message(command) {
             let data = field(command, 63, 32).to_le_bytes();

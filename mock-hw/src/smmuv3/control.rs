@@ -67,7 +67,8 @@ impl SmmuModel {
     }
 
     /// Lets a stream's device answer no ATC invalidation: the next CMD_SYNC after one fails with
-    /// CERROR_ATC_INV_SYNC. Or lets it answer again.
+    /// CERROR_ATC_INV_SYNC, and what other devices were asked for since the last CMD_SYNC is lost
+    /// with it, as it may be (4.7.3). Or lets it answer again.
     pub fn kill_atc(&self, stream: u32, dead: bool) {
         let dead_atcs = &mut self.state().commands.dead_atcs;
         if dead {

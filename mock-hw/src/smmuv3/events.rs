@@ -17,6 +17,19 @@ pub(super) struct Transaction {
     pub(super) privileged: bool,
 }
 
+impl Transaction {
+    /// One of a device that says nothing of privilege.
+    pub(super) fn new(stream: u32, substream: Option<u32>, iova: u64, access: Access) -> Self {
+        Self {
+            stream,
+            substream,
+            iova,
+            access,
+            privileged: false,
+        }
+    }
+}
+
 /// Which rule of translation a walk broke; the values are event numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -41,7 +54,9 @@ pub(super) enum Fault {
     BadStreamId,
     SteFetch(u64),
     BadSte,
+    BadAtsRequest,
     StreamDisabled,
+    TranslatedForbidden,
     BadSubstreamId(u32),
     CdFetch(u64),
     BadCd,
@@ -69,7 +84,13 @@ impl Fault {
             Self::BadStreamId => [stream | substream | 0x02, 0, 0, 0],
             Self::SteFetch(at) => [stream | substream | 0x03, 0, 0, at & mask(56) & !mask(3)],
             Self::BadSte => [stream | substream | 0x04, 0, 0, 0],
+            // What was asked for, and for which address, is left out.
+            Self::BadAtsRequest => [stream | substream | 0x05, 0, 0, 0],
             Self::StreamDisabled => [stream | 0x06, 0, 0, 0],
+            Self::TranslatedForbidden => {
+                let read = u64::from(of.access == Access::Read);
+                [stream | substream | 0x07, read << 35, of.iova, 0]
+            }
             Self::BadSubstreamId(id) => [stream | u64::from(id) << 12 | 0x08, 0, 0, 0],
             Self::CdFetch(at) => [stream | substream | 0x09, 0, 0, at & mask(56) & !mask(3)],
             Self::BadCd => [stream | substream | 0x0a, 0, 0, 0],

@@ -12,15 +12,21 @@
 //!   drops that configuration last: commands between two CMD_SYNC have no order. Or it does what
 //!   else it likes ([`Order`]);
 //! - acknowledges a register only after it was asked once, or often;
-//! - treats range and level of an invalidation as its smallest permitted scope.
+//! - treats range and level of an invalidation as its smallest permitted scope;
+//! - answers translation requests of devices that have ATS ([`AtsDevice`]), lets through what they
+//!   have translated, and tells their caches what to invalidate, in an order as adverse as that of
+//!   all other commands.
 //!
 //! What silicon would answer with unpredictable behaviour is noted in
 //! [`violations`](SmmuModel::violations), and never panics. So is what silicon leaves alone today:
 //! reserved bits, addresses that are not aligned, one tag for two sets of tables. Not modelled:
 //! big-endian, AArch32 and 128-bit tables, 52-bit addresses, hardware update of flags, permission
-//! indirection and overlays, NS-EL2 with E2H, VMID wildcards, a device's ATC, the PRI queue, MSIs other
+//! indirection and overlays, NS-EL2 with E2H, VMID wildcards, the PRI queue, device permission tables,
+//! PASIDs of translated transactions, execute permission, `ATSCHK` in configuration caches, MSIs other
 //! than that of CMD_SYNC.
 
+mod atc;
+mod ats;
 mod bits;
 mod checker;
 mod claims;
@@ -28,6 +34,7 @@ mod commands;
 mod config;
 mod control;
 mod decode;
+mod endpoint;
 mod events;
 mod guards;
 mod order;
@@ -43,20 +50,23 @@ mod tlb;
 mod translate;
 mod walk;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iommu_core::{PhysAddr, RegisterBank};
 
+pub use self::ats::Completion;
 pub use self::checker::{EntryChecker, Image};
 pub use self::config::{Context, Stage1, Stage2, StreamConfig, Tables};
+pub use self::endpoint::{AtsDevice, AtsEvent};
 pub use self::order::Order;
 pub use self::queue::CommandHook;
 pub use self::registers::AckRegister;
 pub use self::settings::ModelConfig;
 pub use crate::device::{Access, Outcome};
 
+use self::atc::Endpoint;
 use self::claims::Claims;
 use self::commands::Commands;
 use self::events::Transaction;
@@ -85,6 +95,8 @@ struct State {
     recent: VecDeque<(u32, Option<u32>, u64)>,
     /// Streams that were used lately.
     streams: VecDeque<u32>,
+    /// Devices with ATS, by StreamID.
+    endpoints: BTreeMap<u32, Endpoint>,
     violations: Vec<String>,
 }
 
@@ -142,6 +154,7 @@ impl SmmuModel {
             hook: None,
             recent: VecDeque::new(),
             streams: VecDeque::new(),
+            endpoints: BTreeMap::new(),
             violations: Vec::new(),
         };
         Self {
@@ -172,13 +185,32 @@ impl SmmuModel {
     ) -> Outcome {
         let mut state = self.state();
         state.moment();
-        state.transact(Transaction {
-            stream,
-            substream,
-            iova,
-            access,
-            privileged: false,
-        })
+        state.transact(Transaction::new(stream, substream, iova, access))
+    }
+
+    /// Asks for the translation of a page of 4 KiB, as a device with ATS does. With `write`, to write
+    /// there too.
+    pub fn translation_request(
+        &self,
+        stream: u32,
+        substream: Option<u32>,
+        iova: u64,
+        write: bool,
+    ) -> Completion {
+        let mut state = self.state();
+        state.moment();
+        let access = if write { Access::Write } else { Access::Read };
+        let t = Transaction::new(stream, substream, iova, access);
+        state.translation_request(&t, write, false)
+    }
+
+    /// Sends one transaction through it whose address the device has translated: a physical one, or
+    /// an intermediate one with split-stage ATS. A device that lies about that gets as far as an
+    /// honest one.
+    pub fn transact_translated(&self, stream: u32, to: PhysAddr, access: Access) -> Outcome {
+        let mut state = self.state();
+        state.moment();
+        state.transact_translated(&Transaction::new(stream, None, to.0, access))
     }
 
     /// What memory says about a stream at this moment, past all caches. A pointer there that leads to

@@ -1,6 +1,7 @@
 //! When invalidations happen, and what hardware does that nobody asked for (3.21, 4.7.3).
 
 use super::State;
+use super::atc::AtcInvalidation;
 use super::events::Transaction;
 use super::registers::CR0_SMMUEN;
 use super::structures::Cfgi;
@@ -14,9 +15,11 @@ const RECENT: usize = 64;
 /// have no order, and each is complete only when a CMD_SYNC after it is (4.7.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Order {
-    /// As late as possible, and in the order that hurts most: at the CMD_SYNC, translations first;
-    /// then all that was translated lately is translated again, through configuration that may be
-    /// stale; configuration last.
+    /// As late as possible, and in the order that hurts most: at the CMD_SYNC, the caches of devices
+    /// first, which then ask again for all that they used lately; translations; then all that was
+    /// translated lately is translated again, through configuration that may be stale;
+    /// configuration last, but for the caches of devices whose ATS is off, that may have
+    /// transactions under way.
     #[default]
     Adverse,
     /// Each as its command is consumed, and no speculation: the tamest hardware there may be.
@@ -33,6 +36,7 @@ pub enum Order {
 pub(super) enum Pending {
     Tlbi(Tlbi),
     Cfgi(Cfgi),
+    Atc(AtcInvalidation),
 }
 
 impl State {
@@ -54,6 +58,7 @@ impl State {
                 self.claims.release(&what);
             }
             Pending::Cfgi(what) => self.invalidate_config(what),
+            Pending::Atc(what) => self.invalidate_atc(&what),
         }
     }
 
@@ -62,12 +67,24 @@ impl State {
         match self.config.order {
             Order::InOrder => {}
             Order::Adverse => {
-                let pending = std::mem::take(&mut self.commands.pending);
-                let is_tlbi = |what: &Pending| matches!(what, Pending::Tlbi(_));
-                let (tlbi, cfgi): (Vec<_>, Vec<_>) = pending.into_iter().partition(is_tlbi);
-                tlbi.into_iter().for_each(|what| self.invalidate(what));
-                self.speculate();
-                cfgi.into_iter().for_each(|what| self.invalidate(what));
+                let mut stages = [const { Vec::new() }; 4];
+                for what in std::mem::take(&mut self.commands.pending) {
+                    let stage = match what {
+                        Pending::Atc(of) if self.uses_ats(of.stream) => 0,
+                        Pending::Tlbi(_) => 1,
+                        Pending::Cfgi(_) => 2,
+                        Pending::Atc(_) => 3,
+                    };
+                    stages[stage].push(what);
+                }
+                for (stage, all) in stages.into_iter().enumerate() {
+                    all.into_iter().for_each(|what| self.invalidate(what));
+                    match stage {
+                        0 => self.refill(),
+                        1 => self.speculate(),
+                        _ => {}
+                    }
+                }
             }
             Order::Random => {
                 while !self.commands.pending.is_empty() {
@@ -133,12 +150,19 @@ impl State {
         }
     }
 
-    /// Fetches one thing that was of use before: a translation, or a stream's entry and its first
-    /// context descriptor.
+    /// Fetches one thing that was of use before: a translation, for the SMMU or once more for a device,
+    /// or a stream's entry and its first context descriptor.
     pub(super) fn prefetch(&mut self) {
         let pages = self.recent.len();
-        let at = self.chance.below(pages + self.streams.len());
-        if let Some(page) = self.recent.get(at).copied() {
+        let wanted = self.wanted();
+        let at = self.chance.below(pages + self.streams.len() + wanted.len());
+        if let Some((stream, key, access)) = at
+            .checked_sub(pages + self.streams.len())
+            .and_then(|at| wanted.get(at))
+        {
+            self.evict(*stream, *key);
+            self.refill_one(*stream, *key, *access);
+        } else if let Some(page) = self.recent.get(at).copied() {
             self.translate_again(page);
         } else if let Some(stream) = self.streams.get(at - pages).copied()
             && self.regs.cr0ack & CR0_SMMUEN != 0
@@ -151,25 +175,12 @@ impl State {
         if self.regs.cr0ack & CR0_SMMUEN == 0 {
             return;
         }
-        let access = Access::Read;
-        let mut t = Transaction {
-            stream,
-            substream,
-            iova,
-            access,
-            privileged: false,
-        };
+        let mut t = Transaction::new(stream, substream, iova, Access::Read);
         let _ = self.translate(&mut t);
     }
 
     fn fetch_configuration(&mut self, stream: u32) {
-        let t = Transaction {
-            stream,
-            substream: None,
-            iova: 0,
-            access: Access::Read,
-            privileged: false,
-        };
+        let t = Transaction::new(stream, None, 0, Access::Read);
         if let Ok(ste) = self.ste(stream)
             && let Some(stage1) = &ste.stage1
         {

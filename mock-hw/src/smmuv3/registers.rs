@@ -358,6 +358,7 @@ impl State {
         }
         if fallen & CR0_SMMUEN != 0 {
             self.stalls.terminate_all();
+            self.check_ats_is_off();
         }
         self.check_enabled(risen);
         self.record_stalls();

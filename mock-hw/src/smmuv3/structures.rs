@@ -321,6 +321,16 @@ impl State {
         }
     }
 
+    /// Looks at something past all caches, and leaves no trace of it in them.
+    pub(super) fn past_caches<T>(&mut self, look: impl FnOnce(&mut Self) -> T) -> T {
+        let cache = std::mem::take(&mut self.cache);
+        let tlb = std::mem::take(&mut self.tlb);
+        let claims = std::mem::take(&mut self.claims);
+        let seen = look(self);
+        (self.cache, self.tlb, self.claims) = (cache, tlb, claims);
+        seen
+    }
+
     /// Where memory has a stream's entry, past all caches.
     pub(super) fn stream_entry(&mut self, stream: u32) -> Result<u64, &'static str> {
         match self.locate(stream, false) {

@@ -13,7 +13,7 @@ use super::walk::{Limits, Permissions, Stage1Permissions, Step};
 use crate::device::Access;
 
 /// Why a transaction does not go on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stop {
     /// Refused; nobody is told.
     Silent,
@@ -85,25 +85,33 @@ impl State {
         self.remember_stream(t.stream);
         let ste = self.ste(t.stream)?;
         t.privileged = ste.privileged;
-        let t = &*t;
         if !ste.passes {
             return Err(Stop::Silent);
         }
-        let index = context_index(&ste, t.substream)?;
-        let Some((stage1, index)) = ste.stage1.as_ref().zip(index) else {
-            return self
-                .bypass_stage1(t, &ste)
-                .map_err(|fault| configured(fault, &ste, None));
-        };
-        let (cd, signature) = self
-            .cd(t, &ste, stage1, index)
-            .map_err(|fault| configured(fault, &ste, None))?;
-        self.claim_stage1(stage1, cd.asid, ste.stage2.is_some(), signature);
-        self.virtual_address(t, &ste, stage1, &cd)
-            .map_err(|fault| configured(fault, &ste, Some(&cd)))
+        self.translate_by(&ste, t).map(|leaf| leaf.output)
     }
 
-    fn bypass_stage1(&mut self, t: &Transaction, ste: &Ste) -> Result<u64, Fault> {
+    /// Translates a transaction by an entry that lets something pass.
+    pub(super) fn translate_by(&mut self, ste: &Ste, t: &Transaction) -> Result<Leaf, Stop> {
+        let index = context_index(ste, t.substream)?;
+        let Some((stage1, index)) = ste.stage1.as_ref().zip(index) else {
+            return self.without_stage1(ste, t);
+        };
+        let (cd, signature) = self
+            .cd(t, ste, stage1, index)
+            .map_err(|fault| configured(fault, ste, None))?;
+        self.claim_stage1(stage1, cd.asid, ste.stage2.is_some(), signature);
+        self.virtual_address(t, ste, stage1, &cd)
+            .map_err(|fault| configured(fault, ste, Some(&cd)))
+    }
+
+    /// Translates a transaction by stage 2, if there is one, and by nothing else.
+    pub(super) fn without_stage1(&mut self, ste: &Ste, t: &Transaction) -> Result<Leaf, Stop> {
+        self.bypass_stage1(t, ste)
+            .map_err(|fault| configured(fault, ste, None))
+    }
+
+    fn bypass_stage1(&mut self, t: &Transaction, ste: &Ste) -> Result<Leaf, Fault> {
         let walker = Walker {
             stage2: false,
             class: Class::Input,
@@ -117,7 +125,12 @@ impl State {
             return Err(walker.fault(Kind::AddressSize));
         }
         let Some(stage2) = &ste.stage2 else {
-            return Ok(t.iova);
+            return Ok(Leaf {
+                output: t.iova,
+                intermediate: t.iova,
+                stage1: Stage1Permissions::ALL,
+                stage2: Permissions::ALL,
+            });
         };
         let walker = Walker {
             stage2: true,
@@ -127,7 +140,7 @@ impl State {
         let leaf = self.stage2_leaf(t, stage2, ste.signature, walker)?;
         check_stage2(walker, leaf.stage2, t.access)?;
         self.remember(t);
-        Ok(leaf.output)
+        Ok(leaf)
     }
 
     /// The address of something that stage 1 reads for itself.
@@ -218,7 +231,7 @@ impl State {
         ste: &Ste,
         stage1: &Stage1,
         cd: &Context,
-    ) -> Result<u64, Fault> {
+    ) -> Result<Leaf, Fault> {
         let walker = Walker {
             stage2: false,
             class: Class::Input,
@@ -247,7 +260,7 @@ impl State {
         };
         check_stage2(walker, leaf.stage2, t.access)?;
         self.remember(t);
-        Ok(leaf.output)
+        Ok(leaf)
     }
 
     #[expect(

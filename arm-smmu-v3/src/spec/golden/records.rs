@@ -3,7 +3,7 @@
 use std::format;
 use std::string::ToString;
 
-use iommu_core::{Iova, PhysAddr, StreamId};
+use iommu_core::{Iova, Pasid, PhysAddr, StreamId};
 
 use crate::smmu::GlobalErrors;
 use crate::spec::commands::Command;
@@ -13,9 +13,11 @@ use crate::spec::ste::{L1Std, Ste};
 
 #[test]
 fn commands_are_those_of_others() {
-    // Linux CMDQ_OP_*, CMDQ_CFGI_*, CMDQ_TLBI_*; QEMU SMMU_CMD_* and CMD_*.
+    // Linux CMDQ_OP_*, CMDQ_CFGI_*, CMDQ_TLBI_*, CMDQ_0_SSV, CMDQ_ATC_*, ATC_INV_SIZE_ALL; QEMU
+    // SMMU_CMD_* and CMD_*.
     let (va, ipa) = (Iova(0x0000_1234_5678_9abc), Iova(0x0000_9876_5432_1fff));
-    let cases: [(Command, [u64; 2], &str); 10] = [
+    let pasid = Pasid::new(0xa_bcde);
+    let cases: [(Command, [u64; 2], &str); 13] = [
         (
             Command::cfgi_ste(StreamId(0xfedc_1234), true),
             [0xfedc_1234_0000_0003, 0x1],
@@ -49,6 +51,21 @@ fn commands_are_those_of_others() {
             "CMD_TLBI_S2_IPA",
         ),
         (Command::tlbi_nsnh_all(), [0x30, 0], "CMD_TLBI_NSNH_ALL"),
+        (
+            Command::atc_inv(StreamId(0xfedc_1234), None, Iova(0), 52),
+            [0xfedc_1234_0000_0040, 0x34],
+            "CMD_ATC_INV",
+        ),
+        (
+            Command::atc_inv(StreamId(0x42), None, va, 0),
+            [0x0000_0042_0000_0040, 0x0000_1234_5678_9000],
+            "CMD_ATC_INV",
+        ),
+        (
+            Command::atc_inv(StreamId(0x42), pasid, Iova(0xffff_8000_0000_0000), 35),
+            [0x0000_0042_abcd_e840, 0xffff_8000_0000_0023],
+            "CMD_ATC_INV",
+        ),
         (Command::sync(), [0x46, 0], "CMD_SYNC"),
     ];
     for (command, words, name) in cases {

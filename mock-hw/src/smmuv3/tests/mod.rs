@@ -1,9 +1,11 @@
 //! Every number here was put together by hand from the specification, not by code under test.
 
+mod ats;
 mod caches;
 mod claims;
 mod commands;
 mod contexts;
+mod endpoint;
 mod guards;
 mod legality;
 mod order;
