@@ -211,19 +211,19 @@ impl Layout<WORDS> for Ste {
         let when = |condition, mask| if condition { mask } else { 0 };
 
         // The device's ATS is off while EATS changes (3.9.2), so no transaction depends on it; what
-        // matters is that no mixture is ILLEGAL. Clearing its bits never is. Setting them is where
-        // full ATS is what they say, and there is no stall.
+        // matters is that no mixture is ILLEGAL. Its bits may be cleared early and set late. They
+        // may be set early where full ATS is what they say, and there is no stall.
         let (was, becomes) = (live[1] & ATS[1], target[1] & ATS[1]);
-        let (mut early, mut late) = (was & !becomes, becomes & !was);
+        let late = becomes & !was;
         let stalls = (live[2] | target[2]) & STALL2[2] != 0;
-        if becomes == FULL_ATS && !stalls {
-            (early, late) = (early | late, 0);
-        }
+        let full = becomes == FULL_ATS && !stalls;
+        let early = was & !becomes | when(full, late);
 
-        // A stage 2 that is not in use may have its stall bit set or cleared, as long as EATS is 0;
-        // one that is in use may lose it.
-        let starts_stalling = target[2] & STALL2[2] != 0;
-        let stall = !starts_stalling || was == 0 && !old.has_stage2();
+        // A stage 2 that is in use may lose its stall bit; one that is not may get it too, as long
+        // as EATS is 0. A new one may get it late.
+        let stalls_soon = target[2] & STALL2[2] != 0;
+        let stall_ahead = !stalls_soon || was == 0 && !old.has_stage2();
+        let stall_behind = stalls_soon && new.has_stage2();
 
         // Traffic without substream is terminated, bypasses, or uses the table: it must not meet the
         // table of the other entry. Traffic with a substream is not concerned, but for substream 0:
@@ -241,9 +241,13 @@ impl Layout<WORDS> for Ste {
             | ATTRIBUTES[1]
             | when(leaves_table, DEFAULT[1])
             | when(!forbids, STALL1[1]);
-        let behind1 = late | when(enters_table, DEFAULT[1]) | when(forbids, STALL1[1]);
-        let ahead2 = when(stall, STALL2[2]) | when(old == Config::STAGE1, VMID[2]);
-        let behind2 = when(new == Config::STAGE1, VMID[2]);
+        let behind1 = late
+            | MERGE[1]
+            | ATTRIBUTES[1]
+            | when(enters_table, DEFAULT[1])
+            | when(forbids, STALL1[1]);
+        let ahead2 = when(stall_ahead, STALL2[2]) | when(old == Config::STAGE1, VMID[2]);
+        let behind2 = when(stall_behind, STALL2[2]) | when(new == Config::STAGE1, VMID[2]);
         Detour {
             ahead: [0, ahead1, ahead2, 0, 0, 0, 0, 0],
             behind: [0, behind1, behind2, 0, 0, 0, 0, 0],

@@ -17,9 +17,9 @@ pub struct Rules {
     pub retag: bool,
 }
 
-const MOST: usize = 4;
+const MOST: usize = 3;
 
-/// In which rounds an entry becomes its target: at most four.
+/// In which rounds an entry becomes its target: at most three.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// Rounds without words are none.
@@ -81,57 +81,63 @@ impl Plan {
             Some((fill, swing)) if mixing == Mixing::Harmless => {
                 Ok(Self::simple(fill, swing, rules))
             }
-            _ => match Self::around(live, target, rules) {
-                Some(plan) if !plan.breaks() => Ok(plan),
-                _ => Ok(breaking),
-            },
+            _ => Ok(Self::around(live, target, rules, mixing).unwrap_or(breaking)),
         }
     }
 
-    /// By way of a waypoint, if there is one.
+    /// By way of waypoints: what may go ahead of the one unit that makes the difference, that unit,
+    /// and what may stay behind it. `None` where there are two such units.
     fn around<F: Layout<N>, const N: usize>(
         live: &[u64; N],
         target: &Target<F, N>,
         rules: Rules,
+        mixing: Mixing,
     ) -> Option<Self> {
         let used = F::used(live);
         let detour = Detour::between(live, target, rules);
-        let mut plan = Self::empty(rules);
-        if detour.ahead != [0; N] {
-            // What is still in conflict afterwards is left for the rounds that resolve it.
-            let words = words_where::<N>(|word| {
-                let bits = (live[word] ^ target.words[word]) & target.used[word];
-                let left = bits & used[word] & !detour.ahead[word];
-                detour.ahead[word] != 0 || bits != 0 && left == 0
-            });
-            plan.add(Round::new(RoundKind::Ahead, widen(words, rules), rules))?;
-        } else if detour.behind != [0; N] {
-            let mut stop = *target;
-            for (word, live) in live.iter().enumerate() {
-                stop.words[word] ^= (live ^ target.words[word]) & detour.behind[word];
-            }
-            for round in Self::new(live, &stop, rules).ok()?.rounds() {
-                match round.kind {
-                    RoundKind::Fill => plan.add(round)?,
-                    RoundKind::Swing => {
-                        plan.add(Round::new(RoundKind::Behind, round.words, rules))?;
-                    }
-                    _ => return None,
-                }
-            }
-        }
-        if plan.is_empty() {
+        let change = |word: usize| (live[word] ^ target.words[word]) & target.used[word];
+        let conflict = |word: usize| change(word) & used[word];
+        let units = |words| widen(words, rules);
+
+        let stuck = |word| conflict(word) & !detour.ahead[word] & !detour.behind[word];
+        let swing = units(words_where::<N>(|word| stuck(word) != 0));
+        let one = swing.count_ones() <= widen(1, rules).count_ones();
+        if !one {
             return None;
         }
-        let mut entry = *live;
-        for round in plan.rounds() {
-            round.apply(&mut entry, target, |_| ());
+        // Some of what is in conflict elsewhere has to go ahead, or to stay behind, or may do either.
+        let others =
+            |some: &dyn Fn(usize) -> u64| units(words_where::<N>(|word| some(word) != 0)) & !swing;
+        let mut first = others(&|word| conflict(word) & !detour.behind[word]);
+        let mut last = others(&|word| conflict(word) & !detour.ahead[word]);
+        let either = others(&conflict) & !first & !last;
+        let needed = units(words_where::<N>(|word| change(word) != 0));
+        let free = units(words_where::<N>(|word| change(word) & !used[word] != 0));
+        // The new configuration needs all of what the old one ignores before it goes live.
+        first |= needed & !last & !either & !swing | free & (last | either);
+        if first == 0 && last != 0 {
+            last |= either;
+        } else {
+            first |= either;
         }
-        let rest = Self::new(&entry, target, rules).ok()?;
-        for round in rest.rounds() {
-            plan.add(round)?;
+        let mut kind = RoundKind::Swing;
+        if mixing == Mixing::Apart {
+            // Within the unit that is swung, too, what moves by itself goes apart from the rest.
+            let apart = |some: &dyn Fn(usize) -> u64| {
+                units(words_where::<N>(|word| some(word) != 0)) & swing
+            };
+            first |= apart(&|word| detour.ahead[word] & !detour.behind[word]);
+            if apart(&|word| detour.behind[word] & !detour.ahead[word]) != 0 {
+                kind = RoundKind::Behind;
+                last |= swing;
+            }
         }
-        plan.breaks = rest.breaks;
+        let mut plan = Self::empty(rules);
+        plan.rounds = [
+            Round::new(RoundKind::Ahead, first, rules),
+            Round::new(kind, swing, rules),
+            Round::new(RoundKind::Swing, last, rules),
+        ];
         Some(plan)
     }
 
@@ -144,13 +150,6 @@ impl Plan {
         plan.rounds[2] = Round::new(RoundKind::Swing, first, rules);
         plan.breaks = true;
         plan
-    }
-
-    /// Adds a round; `None` where it is one too many.
-    fn add(&mut self, round: Round) -> Option<()> {
-        let last = self.rounds.iter().rposition(|round| round.words != 0);
-        *self.rounds.get_mut(last.map_or(0, |last| last + 1))? = round;
-        Some(())
     }
 
     /// The rounds, in their order. There are none where the entry means its target already.
