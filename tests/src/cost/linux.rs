@@ -47,7 +47,7 @@ const ENTRIES: [&str; 12] = [
     "S2'       2h    2h     3B      3B        3B 3B       3B 3B       3B  0",
 ];
 
-/// Context descriptors.
+/// Context descriptors; what concerns validity or the ASID alone as Linux' own unit tests demand it.
 const CONTEXTS: [(&str, &str, &str); 10] = [
     ("invalid", "domain", "2i"),
     ("domain", "invalid", "2i"),
