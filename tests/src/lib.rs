@@ -3,6 +3,7 @@
 pub mod cases;
 pub mod clock;
 pub mod contracts;
+pub mod cost;
 pub mod differential;
 pub mod machine;
 pub mod model;
