@@ -15,6 +15,10 @@ macro_rules! names {
 }
 common::rows!(names);
 
+/// The instructions on x86-64 that calling a case takes by itself: the row `frame`. They are counted
+/// with every row, and taken off where counts are printed.
+const FRAME: u64 = 8;
+
 #[expect(unreachable_pub, reason = "what gungraun generates")]
 mod harness {
     use gungraun::prelude::*;
@@ -22,14 +26,15 @@ mod harness {
     use iommu_core::Result;
 
     use crate::common::{
-        Attach, Build, Case, Floor, Invalidate, Kind, Lab, On, Transition, Written, rows, warm,
+        Attach, Build, Case, Floor, Frame, Invalidate, Kind, Lab, On, Transition, Written, rows,
+        warm,
     };
 
     macro_rules! groups {
         ($($group:ident: { $($name:ident, $limit:expr, $make:expr;)+ })+) => {
             $(
                 $(
-                    #[library_benchmark(config = at_most($limit))]
+                    #[library_benchmark(config = at_most(crate::FRAME + $limit))]
                     #[bench::call(warm($make, Lab::new(), 0))]
                     fn $name<C: Case>(case: &'static mut C) -> Result {
                         case.call()
@@ -71,14 +76,17 @@ fn main() {
         PathBuf::from,
     );
     for (group, names) in ROWS {
-        let count = |name| counted(&home, group, name);
+        let count = |name| counted(&home, group, name).map(|count| count - FRAME as f64);
         let floor = names.first().and_then(|name| count(name));
         println!();
         for name in *names {
             let (Some(count), Some(floor)) = (count(name), floor) else {
                 continue;
             };
-            println!("{name:32} {count:6}   {:6.1} x floor", count / floor);
+            println!(
+                "{name:32} {count:6}   {:6.1} x floor",
+                count / floor.max(1.0)
+            );
         }
     }
 }

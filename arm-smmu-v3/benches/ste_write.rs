@@ -10,7 +10,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
 
 use common::{
-    Attach, Build, Case, Floor, Invalidate, Kind, Lab, On, Transition, Written, rows, warm,
+    Attach, Build, Case, Floor, Frame, Invalidate, Kind, Lab, On, Transition, Written, rows, warm,
 };
 
 /// How many calls in a row are timed together, each on a case of its own.
@@ -66,12 +66,47 @@ macro_rules! groups {
 }
 rows!(groups);
 
+const KINDS: [(&str, Kind); 10] = [
+    ("abort", Kind::Abort),
+    ("bypass", Kind::Bypass),
+    ("s1_term", Kind::S1Term),
+    ("s1_bypass", Kind::S1Bypass),
+    ("s1", Kind::S1),
+    ("s1_stall", Kind::S1Stall),
+    ("s2", Kind::S2),
+    ("s2_stall", Kind::S2Stall),
+    ("s1_prime", Kind::S1Prime),
+    ("s2_prime", Kind::S2Prime),
+];
+
+/// Every transition between two kinds of entry, and the floor of all. There are too many for plots.
+fn transitions() -> Vec<Row> {
+    let mut criterion = Criterion::default()
+        .without_plots()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(20))
+        .measurement_time(Duration::from_millis(100))
+        .configure_from_args();
+    let mut group = criterion.benchmark_group("transition");
+    let mut rows = vec![row(&mut group, "build_and_store", Build::new)];
+    for (from, old) in KINDS {
+        for (to, new) in KINDS {
+            if from != to {
+                let name = format!("{from}_to_{to}").leak();
+                rows.push(row(&mut group, name, Transition::between(old, new)));
+            }
+        }
+    }
+    rows
+}
+
 fn main() {
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
-    let groups = measure(&mut criterion);
+    let mut groups = measure(&mut criterion);
+    groups.push(transitions());
     criterion.final_summary();
     let given = |option: &str| env::args().any(|arg| arg == option);
     if !given("--bench") || given("--test") {

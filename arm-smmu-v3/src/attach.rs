@@ -89,7 +89,7 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
         let streams = device.stream_ids().iter();
         let streams = streams.map(|stream| {
             let entry = self.inner.reach(*stream)?;
-            Ok(Stream::new(*stream, entry))
+            Ok(Stream::new(entry))
         });
         let streams = streams.collect::<Result<Vec<_>>>()?;
         let reserved: Vec<ReservedRegion> = self

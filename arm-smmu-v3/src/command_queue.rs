@@ -29,6 +29,8 @@ type Slot = [AtomicU64; SIZE / 8];
 
 pub(crate) struct CommandQueue<M: DmaMemory, L: RawLock> {
     entries: DmaBlock<M>,
+    /// The number of commands that the queue holds, a power of two.
+    capacity: u64,
     state: Mutex<L, State>,
 }
 
@@ -92,13 +94,14 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         let entries = DmaBlock::new(memory, size, size.max(32), QUEUE)?.below(output_bits)?;
         Ok(Self {
             entries,
+            capacity: 1 << log2,
             state: Mutex::new(State::new(Condition::Closed)),
         })
     }
 
     pub(crate) fn base(&self) -> QueueBase {
         #[expect(clippy::cast_possible_truncation, reason = "at most 19")]
-        let log2 = self.capacity().trailing_zeros() as u8;
+        let log2 = self.capacity.trailing_zeros() as u8;
         QueueBase::new()
             .with_log2size(log2)
             .with_addr((self.entries.addr().0 >> 5) & ((1 << 51) - 1))
@@ -134,7 +137,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     /// - [`ErrorKind::DeviceTimedOut`]: a device's cache did not answer; the rest was done;
     /// - [`ErrorKind::Hardware`]: the hardware refused one of the commands, could not read the
     ///   queue, or reports a position that cannot be.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn run<P>(
         &self,
         hardware: &Hardware<P>,
@@ -148,6 +151,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         let Some((row, sync)) = self.row(&state, commands.size_hint()) else {
             return self.run_in_parts(hardware, commands, state);
         };
+        let part = self.part(&state, row.len() as u64 + 1);
         let mut count = 0;
         row.iter().zip(commands).for_each(|(slot, command)| {
             self.store(slot, command);
@@ -155,7 +159,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         });
         debug_assert_eq!(count, row.len(), "as many as were announced");
         self.store(sync, Command::sync());
-        let part = self.submit(hardware, &mut state, row.len() as u64 + 1);
+        self.submit(hardware, &mut state, &part);
         if part.is_done(hardware, &mut state) {
             return Ok(());
         }
@@ -175,20 +179,24 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         Some((row, sync))
     }
 
-    /// Tells the hardware of `count` more commands, which are in their slots.
-    fn submit<P>(&self, hardware: &Hardware<P>, state: &mut State, count: u64) -> Part
-    where
-        P: Platform<Memory = M, IrqLock = L>,
-    {
+    /// The next `count` positions.
+    fn part(&self, state: &State, count: u64) -> Part {
         let first = state.produced;
         let end = first + count;
         #[expect(clippy::cast_possible_truncation, reason = "masked to at most 20 bits")]
-        let prod = (end & (2 * self.capacity() - 1)) as u32;
-        self.clean(first, end);
-        self.entries.memory().write_barrier();
-        state.produced = end;
-        hardware.write32(offset::CMDQ_PROD, prod);
+        let prod = (end & (2 * self.capacity - 1)) as u32;
         Part { first, end, prod }
+    }
+
+    /// Tells the hardware of the commands of `part`, which are in their slots.
+    fn submit<P>(&self, hardware: &Hardware<P>, state: &mut State, part: &Part)
+    where
+        P: Platform<Memory = M, IrqLock = L>,
+    {
+        self.clean(part.first, part.end);
+        self.entries.memory().write_barrier();
+        state.produced = part.end;
+        hardware.write32(offset::CMDQ_PROD, part.prod);
     }
 
     /// Waits for what was submitted.
@@ -223,8 +231,9 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
             };
             let Some(mut state) = room else { return Ok(()) };
             let count = self.fill(&state, &mut commands);
-            self.put(state.produced + count, Command::sync());
-            let part = self.submit(hardware, &mut state, count + 1);
+            let part = self.part(&state, count + 1);
+            self.put(part.end - 1, Command::sync());
+            self.submit(hardware, &mut state, &part);
             if !part.is_done(hardware, &mut state) {
                 drop(state);
                 let Some(outcome) = self.outcome(hardware, part)? else {
@@ -320,11 +329,6 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         self.entries.words().as_chunks().0
     }
 
-    /// The number of commands that the queue holds, a power of two.
-    fn capacity(&self) -> u64 {
-        self.slots().len() as u64
-    }
-
     /// Whether `count` commands can be put in, and a `CMD_SYNC` behind them.
     fn has_room(&self, state: &State, count: usize) -> bool {
         state.condition == Condition::Running && count < self.room(state)
@@ -335,13 +339,13 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
             clippy::cast_possible_truncation,
             reason = "at most what the queue holds"
         )]
-        let taken = (state.produced - state.consumed) as usize;
-        self.slots().len() - taken
+        let room = (self.capacity - (state.produced - state.consumed)) as usize;
+        room
     }
 
     fn slot(&self, position: u64) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "masked to at most 19 bits")]
-        let slot = (position & (self.capacity() - 1)) as usize;
+        let slot = (position & (self.capacity - 1)) as usize;
         slot
     }
 

@@ -23,7 +23,7 @@ pub fn run<P: Platform>(
 
 /// The entry of one stream.
 #[expect(missing_debug_implementations, reason = "nobody prints it")]
-pub struct Entry<P: Platform>(StreamId, StreamEntry<P::Memory>);
+pub struct Entry<P: Platform>(StreamEntry<P::Memory>);
 
 /// Finds a stream's entry.
 ///
@@ -31,15 +31,14 @@ pub struct Entry<P: Platform>(StreamId, StreamEntry<P::Memory>);
 ///
 /// As `iommu_core::IommuOps::probe`.
 pub fn entry<P: Platform>(smmu: &ArmSmmuV3<P>, stream: StreamId) -> Result<Entry<P>> {
-    let entry = smmu.inner.reach(stream)?;
-    Ok(Entry(stream, entry))
+    smmu.inner.reach(stream).map(Entry)
 }
 
 /// Makes an entry one that aborts and has nothing else in it.
 pub fn clear_entry<P: Platform>(entry: &Entry<P>) {
     let abort = crate::entries::abort().to_words();
     for (word, value) in abort.into_iter().enumerate() {
-        entry.1.store(Store::Word { word, value });
+        entry.0.store(Store::Word { word, value });
     }
 }
 
@@ -54,5 +53,5 @@ pub fn write_entry<P: Platform>(
     entry: &Entry<P>,
     target: &Target<Ste, WORDS>,
 ) -> Result {
-    smmu.inner.write_entry(entry.0, &entry.1, target)
+    smmu.inner.write_entry(&entry.0, target)
 }

@@ -1,5 +1,7 @@
 //! Bring-up (3.11) and shutdown.
 
+use core::sync::atomic::AtomicU64;
+
 use lock_api::Mutex;
 
 use iommu_core::entry::{Plan, Rules, Target};
@@ -16,7 +18,6 @@ use crate::smmu::{Inner, Power};
 use crate::spec::commands::Command;
 use crate::spec::registers::{Cr0, Cr1, Cr2, IrqCtrl, SIZE, offset};
 use crate::stream_table::StreamTable;
-use crate::write::Doubts;
 
 /// Makes an SMMU of a platform: reads what it is, allocates all it needs, then starts it.
 pub(crate) fn bring_up<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
@@ -85,7 +86,7 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
         identity: Domain::identity(),
         abort,
         bypass,
-        doubts: Doubts::default(),
+        doubts: AtomicU64::new(0),
         power: Mutex::new(Power::Untouched),
     };
     inner.preset_rmrs()?;

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 use iommu_core::entry::Target;
 use iommu_core::{DomainRef, Error, ErrorKind, Platform, Result, StreamId};
@@ -19,7 +20,6 @@ use crate::spec::events::Event;
 use crate::spec::registers::{Gerror, offset};
 use crate::spec::ste::{Ste, WORDS};
 use crate::stream_table::{StreamEntry, StreamTable};
-use crate::write::Doubts;
 
 /// An SMMUv3 that is translating: every stream aborts, but for those that firmware asked to keep
 /// open and those that a domain is attached to.
@@ -46,7 +46,9 @@ pub(crate) struct Inner<P: Platform> {
     pub(crate) identity: DomainRef,
     pub(crate) abort: Target<Ste, WORDS>,
     pub(crate) bypass: Target<Ste, WORDS>,
-    pub(crate) doubts: Doubts,
+    /// How often a wait for entries failed since the hardware was last known to use no others than
+    /// those in memory.
+    pub(crate) doubts: AtomicU64,
     pub(crate) power: Mutex<P::BlockingLock, Power>,
 }
 
@@ -225,6 +227,7 @@ impl<P: Platform> ArmSmmuV3<P> {
 
 impl<P: Platform> Inner<P> {
     /// Tells the hardware to forget what `commands` name, and waits until it has.
+    #[inline]
     pub(crate) fn invalidate(&self, commands: impl IntoIterator<Item = Command>) -> Result {
         self.commands.run(&self.hardware, commands)
     }

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 
 use iommu_core::entry::Store;
 use iommu_core::{
-    Atomicity, Culprit, DmaBlock, DmaMemory, Error, ErrorKind, RawLock, Result, StreamId,
+    Atomicity, Culprit, DmaBlock, DmaEntry, DmaMemory, Error, ErrorKind, RawLock, Result, StreamId,
 };
 use lock_api::Mutex;
 
@@ -49,16 +49,52 @@ struct Second<M: DmaMemory> {
 
 /// The entry of one stream, where it is for as long as the table exists.
 pub(crate) struct StreamEntry<M: DmaMemory> {
+    stream: StreamId,
     table: Arc<DmaBlock<M>>,
     index: usize,
 }
 
 impl<M: DmaMemory> StreamEntry<M> {
-    /// The words as they stand in memory.
+    /// Whose entry it is.
     #[inline]
+    pub(crate) fn id(&self) -> StreamId {
+        self.stream
+    }
+
+    /// Finds the words.
+    #[inline]
+    pub(crate) fn open(&self) -> OpenEntry<'_, M> {
+        OpenEntry {
+            words: self.table.entry(self.index),
+            table: &self.table,
+            index: self.index,
+        }
+    }
+
+    /// The words as they stand in memory.
+    pub(crate) fn read(&self) -> [u64; WORDS] {
+        self.open().read()
+    }
+
+    /// No barrier.
+    #[inline]
+    pub(crate) fn store(&self, store: Store) {
+        self.open().store(store);
+    }
+}
+
+/// An entry of which the words were found.
+pub(crate) struct OpenEntry<'a, M: DmaMemory> {
+    words: DmaEntry<'a, M, WORDS>,
+    table: &'a DmaBlock<M>,
+    index: usize,
+}
+
+impl<M: DmaMemory> OpenEntry<'_, M> {
+    #[inline(always)]
     pub(crate) fn read(&self) -> [u64; WORDS] {
         match self.table.memory().atomicity() {
-            Atomicity::Word => self.table.load_all(self.index * WORDS),
+            Atomicity::Word => self.words.load(),
             Atomicity::Pair => {
                 let first = self.index * (WORDS / 2);
                 let pairs: [_; WORDS / 2] =
@@ -68,11 +104,10 @@ impl<M: DmaMemory> StreamEntry<M> {
         }
     }
 
-    /// No barrier.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn store(&self, store: Store) {
         match store {
-            Store::Word { word, value } => self.table.store(self.index * WORDS + word, value),
+            Store::Word { word, value } => self.words.store(word, value),
             Store::Pair { pair, values } => {
                 self.table
                     .store_pair(self.index * (WORDS / 2) + pair, values);
@@ -171,12 +206,12 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
     pub(crate) fn reach(&self, stream: StreamId) -> Result<(StreamEntry<M>, bool)> {
         self.check(stream)?;
         let Some(levels) = &self.levels else {
-            return Ok((entry(&self.root, stream.0), false));
+            return Ok((entry(&self.root, stream, u32::MAX), false));
         };
         let index = stream.0 >> SPLIT;
         let mut tables = levels.tables.lock();
         if let Some(table) = tables.get(&index) {
-            return Ok((entry(&table.entries, stream.0 & LOW), !table.in_force));
+            return Ok((entry(&table.entries, stream, LOW), !table.in_force));
         }
         let memory = self.root.memory();
         let entries = table_of(
@@ -187,7 +222,7 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
             "a second-level stream table",
         )?;
         let word = descriptor(&entries).into();
-        let own = entry(&entries, stream.0 & LOW);
+        let own = entry(&entries, stream, LOW);
         tables.insert(
             index,
             Second {
@@ -225,12 +260,12 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
     pub(crate) fn read(&self, stream: StreamId) -> Option<Ste> {
         self.check(stream).ok()?;
         let own = match &self.levels {
-            None => Some(entry(&self.root, stream.0)),
+            None => Some(entry(&self.root, stream, u32::MAX)),
             Some(levels) => levels
                 .tables
                 .lock()
                 .get(&(stream.0 >> SPLIT))
-                .map(|table| entry(&table.entries, stream.0 & LOW)),
+                .map(|table| entry(&table.entries, stream, LOW)),
         };
         Some(own.map_or(self.unused, |own| Ste::from_words(own.read())))
     }
@@ -249,10 +284,12 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
     }
 }
 
-fn entry<M: DmaMemory>(table: &Arc<DmaBlock<M>>, index: u32) -> StreamEntry<M> {
+/// The entry in a table that is indexed by these bits of the StreamID.
+fn entry<M: DmaMemory>(table: &Arc<DmaBlock<M>>, stream: StreamId, bits: u32) -> StreamEntry<M> {
     StreamEntry {
+        stream,
         table: table.clone(),
-        index: index as usize,
+        index: (stream.0 & bits) as usize,
     }
 }
 

@@ -2,7 +2,7 @@
 //! their plans have rounds.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use iommu_core::entry::{Device, Plan, Rules, Step, Store, Target, WriteError, write};
 use iommu_core::{DmaMemory, Error, ErrorKind, Member, Platform, Result, StreamId};
@@ -10,7 +10,7 @@ use iommu_core::{DmaMemory, Error, ErrorKind, Member, Platform, Result, StreamId
 use crate::smmu::Inner;
 use crate::spec::commands::Command;
 use crate::spec::ste::{Ste, WORDS};
-use crate::stream_table::StreamEntry;
+use crate::stream_table::{OpenEntry, StreamEntry};
 
 /// What the driver knows of a device.
 pub(crate) struct DeviceState<M: DmaMemory> {
@@ -22,7 +22,6 @@ pub(crate) struct DeviceState<M: DmaMemory> {
 
 /// A stream of a device.
 pub(crate) struct Stream<M: DmaMemory> {
-    id: StreamId,
     entry: StreamEntry<M>,
     /// The entry as it is in memory, while it is being written.
     live: [u64; WORDS],
@@ -31,9 +30,8 @@ pub(crate) struct Stream<M: DmaMemory> {
 }
 
 impl<M: DmaMemory> Stream<M> {
-    pub(crate) fn new(id: StreamId, entry: StreamEntry<M>) -> Self {
+    pub(crate) fn new(entry: StreamEntry<M>) -> Self {
         Self {
-            id,
             entry,
             live: [0; WORDS],
             plan: None,
@@ -64,11 +62,13 @@ impl<M: DmaMemory> Stream<M> {
 struct Alone<'a, P: Platform> {
     smmu: &'a Inner<P>,
     stream: StreamId,
-    entry: &'a StreamEntry<P::Memory>,
+    entry: OpenEntry<'a, P::Memory>,
+    /// Why the last wait failed. Kept here, so that what passes through the writer is small.
+    error: Option<Error>,
 }
 
 impl<P: Platform> Device for Alone<'_, P> {
-    type Error = Error;
+    type Error = ();
 
     #[inline(always)]
     fn store(&mut self, store: Store) {
@@ -76,19 +76,13 @@ impl<P: Platform> Device for Alone<'_, P> {
     }
 
     #[inline(always)]
-    fn confirm(&mut self) -> Result {
+    fn confirm(&mut self) -> core::result::Result<(), ()> {
         self.smmu.hardware.platform.memory().write_barrier();
-        self.smmu.invalidate([Command::cfgi_ste(self.stream, true)])
+        let commands = [Command::cfgi_ste(self.stream, true)];
+        self.smmu
+            .invalidate(commands)
+            .map_err(|error| self.error = Some(error))
     }
-}
-
-/// Whether the hardware may use entries that are no longer what memory has: after a wait failed.
-#[derive(Debug, Default)]
-pub(crate) struct Doubts {
-    /// How often a wait failed.
-    raised: AtomicU64,
-    /// How many of those are settled.
-    settled: AtomicU64,
 }
 
 impl<P: Platform> Inner<P> {
@@ -149,7 +143,7 @@ impl<P: Platform> Inner<P> {
             && let (Some(target), [stream]) = (&state.target, &*state.streams)
             && member.streams().len() == 1
         {
-            let result = self.write_entry(stream.id, &stream.entry, target);
+            let result = self.write_entry(&stream.entry, target);
             if result.is_err() {
                 self.refuse(members);
             }
@@ -180,21 +174,26 @@ impl<P: Platform> Inner<P> {
     #[inline]
     pub(crate) fn write_entry(
         &self,
-        stream: StreamId,
         entry: &StreamEntry<P::Memory>,
         target: &Target<Ste, WORDS>,
     ) -> Result {
         self.settle()?;
         let mut alone = Alone {
             smmu: self,
-            stream,
-            entry,
+            stream: entry.id(),
+            entry: entry.open(),
+            error: None,
         };
-        let mut live = entry.read();
-        write(&mut live, target, self.rules(false), &mut alone).map_err(|error| match error {
-            WriteError::Entry(error) => error.into(),
-            WriteError::Unconfirmed(step, error) => error.in_step(step),
-        })
+        let mut live = alone.entry.read();
+        match write(&mut live, target, self.rules(false), &mut alone) {
+            Ok(()) => Ok(()),
+            Err(WriteError::Entry(error)) => Err(error.into()),
+            Err(WriteError::Unconfirmed(step, ())) => {
+                let reason = "an entry was not confirmed";
+                let unknown = Error::new(ErrorKind::IommuTimedOut, reason);
+                Err(alone.error.unwrap_or(unknown).in_step(step))
+            }
+        }
     }
 
     /// One round of all entries, and the wait for it.
@@ -209,7 +208,7 @@ impl<P: Platform> Inner<P> {
         let members = members.iter().filter_map(Member::state);
         let streams = members.flat_map(|state: &DeviceState<P::Memory>| &state.streams);
         let stored = streams.filter(|stream| stream.plan.is_some_and(|plan| plan.len() > round));
-        let entries = stored.map(|stream| Command::cfgi_ste(stream.id, true));
+        let entries = stored.map(|stream| Command::cfgi_ste(stream.entry.id(), true));
         let tag = retag.map(|vmid| [Command::sync(), Command::tlbi_vmid(vmid)]);
         self.invalidate(entries.chain(tag.into_iter().flatten()))
     }
@@ -228,17 +227,25 @@ impl<P: Platform> Inner<P> {
             }
         }
         self.hardware.platform.memory().write_barrier();
-        self.doubts.raised.fetch_add(1, Ordering::AcqRel);
+        self.doubts.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Makes sure that the hardware uses no entry that is not in memory any more.
     #[inline]
     fn settle(&self) -> Result {
-        let raised = self.doubts.raised.load(Ordering::Acquire);
-        if self.doubts.settled.load(Ordering::Acquire) < raised {
-            self.invalidate([Command::cfgi_all()])?;
-            self.doubts.settled.fetch_max(raised, Ordering::AcqRel);
+        match self.doubts.load(Ordering::Acquire) {
+            0 => Ok(()),
+            doubts => self.settle_doubts(doubts),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle_doubts(&self, doubts: u64) -> Result {
+        self.invalidate([Command::cfgi_all()])?;
+        // Where more were raised meanwhile, they are for the next to settle.
+        let (settled, relaxed) = (Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.doubts.compare_exchange(doubts, 0, settled, relaxed);
         Ok(())
     }
 }
@@ -250,7 +257,7 @@ impl<M: DmaMemory> DeviceState<M> {
         moved: &'a [StreamId],
     ) -> impl Iterator<Item = &'a mut Stream<M>> {
         let all = self.streams.iter_mut();
-        all.filter(|stream| moved.binary_search(&stream.id).is_ok())
+        all.filter(|stream| moved.binary_search(&stream.entry.id()).is_ok())
     }
 }
 

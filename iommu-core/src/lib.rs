@@ -67,7 +67,7 @@ pub use group::Group;
 pub use iommu::{DefaultDomain, InstanceId, Iommu, IommuConfig};
 pub use mapped::{MapBlockError, MappedBlock};
 pub use member::Member;
-pub use memory::DmaBlock;
+pub use memory::{DmaBlock, DmaEntry};
 pub use mmio::MmioBank;
 pub use ops::{IommuOps, PagingConfig, Probed, Slot, Stage};
 pub use ownership::{Claim, Share};

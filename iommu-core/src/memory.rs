@@ -108,16 +108,19 @@ impl<M: DmaMemory> DmaBlock<M> {
         u64::from_le(self.words()[index].load(Ordering::Relaxed))
     }
 
-    /// `N` little-endian words, from number `first` on: each one access, in no particular order.
+    /// The block as a table of entries of `N` words: entry `index`.
     ///
     /// # Panics
     ///
-    /// Where there are no such words.
+    /// Where there is no such entry.
     #[must_use]
     #[inline]
-    pub fn load_all<const N: usize>(&self, first: usize) -> [u64; N] {
-        let words = &self.words()[first..][..N];
-        core::array::from_fn(|word| u64::from_le(words[word].load(Ordering::Relaxed)))
+    pub fn entry<const N: usize>(&self, index: usize) -> DmaEntry<'_, M, N> {
+        DmaEntry {
+            block: self,
+            words: &self.words().as_chunks::<N>().0[index],
+            index,
+        }
     }
 
     /// Stores the little-endian word `index` as one single-copy-atomic access, and cleans it where
@@ -202,6 +205,45 @@ impl<M: DmaMemory> DmaBlock<M> {
     /// hardware may go on using.
     pub fn leak(&self) {
         self.leaked.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Some words of a block, found once and accessed often.
+pub struct DmaEntry<'a, M: DmaMemory, const N: usize> {
+    block: &'a DmaBlock<M>,
+    words: &'a [AtomicU64; N],
+    index: usize,
+}
+
+impl<M: DmaMemory, const N: usize> DmaEntry<'_, M, N> {
+    /// All its words, little-endian, each loaded by one access, in no particular order.
+    #[must_use]
+    #[inline]
+    pub fn load(&self) -> [u64; N] {
+        self.words
+            .each_ref()
+            .map(|word| u64::from_le(word.load(Ordering::Relaxed)))
+    }
+
+    /// As [`DmaBlock::store`], of word number `word` of the entry.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no such word.
+    #[inline]
+    pub fn store(&self, word: usize, value: u64) {
+        let memory = &self.block.memory;
+        memory.store_word(&self.words[word], value.to_le());
+        if !memory.is_coherent() {
+            let at = (self.index * N + word) as u64 * 8;
+            memory.clean(PhysAddr(self.block.addr.0 + at), 8);
+        }
+    }
+}
+
+impl<M: DmaMemory, const N: usize> fmt::Debug for DmaEntry<'_, M, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "entry {} of {:?}", self.index, self.block)
     }
 }
 

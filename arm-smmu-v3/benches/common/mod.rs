@@ -15,7 +15,7 @@ use iommu_core::{
 };
 
 pub(crate) use attach::{Attach, On};
-pub(crate) use entry::{Build, Kind, Transition, Written};
+pub(crate) use entry::{Build, Frame, Kind, Transition, Written};
 use platform::{Platform, Registers, platform};
 pub(crate) use queue::{Floor, Invalidate};
 
@@ -28,15 +28,18 @@ pub(crate) trait Case: 'static {
     fn reset(&mut self) {}
 }
 
-/// Every row: its name, the most instructions that it may take on x86-64, and its case. The first
-/// row of a group is its floor, which the others are compared to.
+/// Every row: its name, the most instructions that it may take on x86-64 besides its frame, and its
+/// case. The first row of a group is its floor, which the others are compared to.
 ///
 /// A case is made by a function of a [`Lab`] and of a number, its own among several of its kind.
 macro_rules! rows {
     ($with:ident) => {
         $with! {
+            nothing: {
+                frame, 0, Frame::new;
+            }
             entry: {
-                build_and_store, 126, Build::new;
+                build_and_store, 20, Build::new;
                 abort_to_stage1, 75, Transition::between(Kind::Abort, Kind::S1);
                 stage2_to_abort, 75, Transition::between(Kind::S2, Kind::Abort);
                 stage1_to_bypass, 140, Transition::between(Kind::S1, Kind::Bypass);
@@ -45,24 +48,23 @@ macro_rules! rows {
                 stage1_to_terminate, 85, Transition::between(Kind::S1, Kind::S1Term);
                 stage1_to_itself, 45, Transition::between(Kind::S1, Kind::S1);
                 stage2_to_other_table, 220, Transition::between(Kind::S2, Kind::S2Prime);
-            }
-            entry_and_queue: {
-                build_store_and_doorbell, 18, Floor::new;
-                written_abort_to_stage1, 220, Written::between(Kind::Abort, Kind::S1);
-                written_stage1_to_abort, 150, Written::between(Kind::S1, Kind::Abort);
-                written_stage1_to_other_table, 150, Written::between(Kind::S1, Kind::S1Prime);
+                stage1_to_s1dss_bypass, 85, Transition::between(Kind::S1, Kind::S1Bypass);
+                detour_by_attributes, 1300, Transition::between(Kind::S1Stall, Kind::S2Stall);
             }
             queue: {
-                queue_floor, 18, Floor::new;
+                store_and_doorbell, 18, Floor::new;
                 cfgi_ste_and_sync, 72, Invalidate::ste;
                 tlbi_64_pages_and_sync, 480, Invalidate::pages::<64>;
+                written_abort_to_stage1, 220, Written::between(Kind::Abort, Kind::S1);
+                written_stage1_to_abort, 150, Written::between(Kind::S1, Kind::Abort);
+                written_stage1_to_other_table, 200, Written::between(Kind::S1, Kind::S1Prime);
             }
             attach: {
                 attach_floor, 18, Floor::new;
-                attach_blocked_to_stage1, 2400, Attach::between(On::Blocked, On::Stage1);
-                attach_stage1_to_stage1, 2800, Attach::between(On::Stage1, On::OtherStage1);
-                attach_stage1_to_blocked, 2400, Attach::between(On::Stage1, On::Blocked);
-                attach_stage1_to_stage2, 3300, Attach::between(On::Stage1, On::Stage2);
+                attach_blocked_to_stage1, 1700, Attach::between(On::Blocked, On::Stage1);
+                attach_stage1_to_stage1, 1800, Attach::between(On::Stage1, On::OtherStage1);
+                attach_stage1_to_blocked, 1700, Attach::between(On::Stage1, On::Blocked);
+                attach_stage1_to_stage2, 4100, Attach::between(On::Stage1, On::Stage2);
             }
         }
     };

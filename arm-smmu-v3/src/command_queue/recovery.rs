@@ -38,7 +38,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         if failed {
             cons = hardware.read32(offset::CMDQ_CONS).into();
         }
-        let mask = 2 * self.capacity() - 1;
+        let mask = 2 * self.capacity - 1;
         let advance = (u64::from(cons.rd()).wrapping_sub(state.consumed)) & mask;
         let reserved = u32::from(cons) & CmdqCons::RESERVED;
         let beyond = u64::from(cons.rd()) > mask || advance > state.produced - state.consumed;

@@ -49,7 +49,7 @@ impl<E: core::error::Error> core::error::Error for WriteError<E> {}
 /// # Errors
 ///
 /// As [`Plan::new`], and what the device returns.
-#[inline]
+#[inline(always)]
 pub fn write<F: Layout<N>, D: Device, const N: usize>(
     entry: &mut [u64; N],
     target: &Target<F, N>,
@@ -124,14 +124,23 @@ fn write_refusing<F: Layout<N>, D: Device, const N: usize>(
     rules: Rules,
     device: &mut D,
 ) -> Result<(), WriteError<D::Error>> {
-    let (size, others) = match rules.atomicity {
-        Atomicity::Word => (1, 1..N),
-        Atomicity::Pair => (2, 2..N),
+    let (size, first) = match rules.atomicity {
+        Atomicity::Word => (1, 1),
+        Atomicity::Pair => (2, 2),
     };
+    // Bits that nobody defined are rare: they are cleared by the general way.
+    let odd = (0..N).filter(|word| F::DEFINED[*word] == 0);
+    if odd.fold(0, |odd, word| odd | entry[word]) != 0 {
+        return write_planned(entry, target, rules, device);
+    }
     let mut filled = false;
-    for word in others.step_by(size) {
+    for word in (first..N).step_by(size) {
+        let last = word + size - 1;
+        if F::DEFINED[word] | F::DEFINED[last] == 0 {
+            continue;
+        }
         let change = |word: usize| (entry[word] ^ target.words[word]) & target.used[word];
-        if change(word) | change(word + size - 1) != 0 {
+        if change(word) | change(last) != 0 {
             let value = |_: &[u64; N], word: usize| target.words[word];
             let store = |store| device.store(store);
             put_unit(rules.atomicity, 1 << word, entry, store, value);
