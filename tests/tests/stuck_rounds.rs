@@ -1,0 +1,174 @@
+//! The hardware stops answering in the middle of an entry write, at every round of every kind of it:
+//! the error says which, the device is uncertain, and it reaches nothing but what its old domain or
+//! its new one gave.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arm_smmu_v3::{ArmSmmuV3, Config};
+use iommu_core::{
+    Attached, DefaultDomain, Device, DeviceInfo, DmaBlock, DomainRef, ErrorKind, Iommu,
+    IommuConfig, Iova, MappedBlock, NoControl, PagingConfig, Prot, Stage,
+};
+use mock_hw::smmuv3::{ModelConfig, SmmuModel};
+use mock_hw::{Access, MockMemory, Outcome};
+use tests::machine::Machine;
+use tests::model::ModelMachine;
+
+const STREAMS: [u32; 2] = [0x10, 0x11];
+const OLD: u64 = 0x40_0000;
+const NEW: u64 = 0x80_0000;
+const SYNC: u64 = 0x46;
+const TLBI_S12_VMALL: u64 = 0x28;
+
+struct Setup {
+    machine: ModelMachine,
+    iommu: Iommu,
+    device: Device,
+}
+
+impl Setup {
+    fn new(streams: usize) -> Self {
+        let machine = ModelMachine::new(ModelConfig::default(), 1);
+        let smmu = ArmSmmuV3::probe(machine.platform(), Config::default()).unwrap();
+        let parked = IommuConfig {
+            default_domain: DefaultDomain::Parked,
+            ..IommuConfig::default()
+        };
+        let iommu: Iommu = Iommu::with_config(smmu, parked).unwrap();
+        let info = DeviceInfo::new("nic").streams(STREAMS.into_iter().take(streams));
+        let device = iommu.add_device(info, Arc::new(NoControl)).unwrap();
+        Self {
+            machine,
+            iommu,
+            device,
+        }
+    }
+
+    /// A domain that maps one buffer, or the one that blocks.
+    fn domain(
+        &self,
+        stage: Option<Stage>,
+        at: u64,
+    ) -> (DomainRef, Option<MappedBlock<MockMemory>>) {
+        let Some(stage) = stage else {
+            return (self.iommu.blocked_domain(), None);
+        };
+        let config = PagingConfig {
+            stage,
+            ..PagingConfig::default()
+        };
+        let domain = self.iommu.paging_domain(&config).unwrap();
+        let buffer = DmaBlock::new(&self.machine.memory(), 4096, 4096, "a buffer").unwrap();
+        let mapped = domain.map_block(Iova(at), buffer, Prot::READ | Prot::WRITE);
+        (domain, Some(mapped.unwrap()))
+    }
+
+    fn reaches(&self, iova: u64) -> bool {
+        let model = self.machine.model();
+        let outcome = model.transact(STREAMS[0], None, iova, Access::Write);
+        matches!(outcome, Outcome::Translated(_))
+    }
+
+    /// Lets the SMMU consume so many `CMD_SYNC`s and then nothing.
+    fn stops_after(&self, syncs: usize) {
+        let model = self.machine.model();
+        model.freeze_commands(syncs == 0);
+        let left = AtomicUsize::new(syncs);
+        let hook = move |model: &SmmuModel, [word0, _]: [u64; 2]| {
+            if word0 & 0xff == SYNC && left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                model.freeze_commands(true);
+            }
+        };
+        model.set_command_hook(Some(Arc::new(hook)));
+    }
+}
+
+#[test]
+fn a_wait_that_never_ends_says_in_which_round_it_was() {
+    let (first, second) = (Some(Stage::First), Some(Stage::Second));
+    // From what, to what, in how many rounds, of how many CMD_SYNCs each.
+    let moves = [
+        (None, first, 1, 1),
+        (first, first, 1, 1),
+        (first, None, 1, 1),
+        (None, second, 2, 1),
+        (first, second, 2, 2),
+        (second, first, 2, 2),
+        (second, second, 3, 1),
+    ];
+    for (from, to, rounds, syncs) in moves {
+        for (streams, round) in (1..=2).flat_map(|n| (1..=rounds).map(move |round| (n, round))) {
+            let what = format!("{from:?} to {to:?}, {streams} streams, round {round}");
+            let setup = Setup::new(streams);
+            let (old, _old) = setup.domain(from, OLD);
+            let (new, _new) = setup.domain(to, NEW);
+            setup.device.attach(&old).unwrap();
+            let model = setup.machine.model();
+            setup.stops_after((round - 1) * syncs);
+            let error = setup.device.attach(&new).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::IommuTimedOut, "{what}");
+            let step = error.step().unwrap();
+            assert_eq!((step.round, step.of), (round as u8, rounds as u8), "{what}");
+            let expected = format!("in round {round} of {rounds} of writing entries");
+            assert!(error.to_string().ends_with(&expected), "{what}: {error}");
+
+            let Attached::Uncertain {
+                old: Some(was),
+                new: pending,
+            } = setup.device.attached()
+            else {
+                panic!("{what}: {:?}", setup.device.attached());
+            };
+            assert!(
+                Arc::ptr_eq(&was, &old) && Arc::ptr_eq(&pending, &new),
+                "{what}"
+            );
+            assert!(!setup.reaches(OLD) || from.is_some(), "{what}");
+            assert!(!setup.reaches(NEW) || to.is_some(), "{what}");
+            assert!(
+                !setup.reaches(OLD + 0x1000) && !setup.reaches(NEW + 0x1000),
+                "{what}"
+            );
+
+            // It answers again.
+            model.set_command_hook(None);
+            model.freeze_commands(false);
+            setup.device.attach(&new).unwrap();
+            assert_eq!(
+                (setup.reaches(OLD), setup.reaches(NEW)),
+                (false, to.is_some()),
+                "{what}"
+            );
+            assert_eq!(model.violations(), [""; 0], "{what}");
+            assert_eq!(setup.machine.memory().violations(), [""; 0], "{what}");
+        }
+    }
+}
+
+/// A device that may be half way between the stages has translations of its stage-1 domain under the
+/// VMID of the other: whoever unmaps invalidates those too.
+#[test]
+fn an_unmap_reaches_translations_under_a_borrowed_tag() {
+    let setup = Setup::new(1);
+    let (one, mapped) = setup.domain(Some(Stage::First), OLD);
+    let (two, _two) = setup.domain(Some(Stage::Second), NEW);
+    setup.device.attach(&one).unwrap();
+    setup.stops_after(2);
+    setup.device.attach(&two).unwrap_err();
+    let model = setup.machine.model();
+    model.set_command_hook(None);
+    model.freeze_commands(false);
+    model.clear_commands();
+    mapped.unwrap().unmap().unwrap();
+    let sent = model.commands();
+    let tags = sent
+        .iter()
+        .filter(|[word0, _]| word0 & 0xff == TLBI_S12_VMALL);
+    assert_eq!(tags.count(), 1, "{sent:x?}");
+    drop(one);
+    setup.device.attach(&two).unwrap();
+    assert!(setup.reaches(NEW));
+}
