@@ -10,7 +10,7 @@ pub(crate) struct Mutation {
     pub(crate) edits: &'static [(&'static str, &'static str)],
 }
 
-const fn mutation(
+pub(crate) const fn mutation(
     name: &'static str,
     file: &'static str,
     edits: &'static [(&'static str, &'static str)],
@@ -20,25 +20,18 @@ const fn mutation(
 
 const RESET: &str = "arm-smmu-v3/src/reset.rs";
 const SMMU: &str = "arm-smmu-v3/src/smmu.rs";
-const ATTACH: &str = "arm-smmu-v3/src/attach.rs";
+const ENTRIES: &str = "arm-smmu-v3/src/write.rs";
 const DOMAIN: &str = "arm-smmu-v3/src/domain.rs";
 const QUEUE: &str = "arm-smmu-v3/src/command_queue.rs";
 
-/// Where a method can be put before `step`.
-const STEP: &str = "    /// [`store`](Self::store), and waits until";
-/// A step that tells the hardware nothing and waits for nothing.
-const UNCONFIRMED: &str = "
-    fn unconfirmed(
-        &self,
-        members: &[Member],
-        words: Range<usize>,
-        choose: impl Fn(Ste, Ste, bool) -> Option<Ste>,
-    ) -> Result {
-        self.store(members, words, choose);
+/// Where a method of the SMMU can be put.
+const NOTHING_AT: &str = "    /// Notes where the member is to go.";
+/// One that tells the hardware nothing and waits for nothing.
+const NOTHING: &str = "    fn nothing<const N: usize>(&self, _: [Command; N]) -> Result {
         Ok(())
     }
 
-    /// [`store`](Self::store), and waits until";
+    /// Notes where the member is to go.";
 
 pub(crate) const MUTATIONS: &[Mutation] = &[
     mutation(
@@ -87,61 +80,45 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         )],
     ),
     mutation(
-        "an attach leaves out the CFGI of every step",
-        ATTACH,
-        &[(
-            "self.invalidate(streams.map(|stream| Command::cfgi_ste(*stream, true)))",
-            "{ let _ = streams; self.invalidate([]) }",
-        )],
+        "an attach leaves out the CFGI of every round",
+        ENTRIES,
+        &[
+            (
+                "let commands = [Command::cfgi_ste(self.stream, true)];",
+                "let commands = [];",
+            ),
+            (
+                "let entries = stored.map(|stream| Command::cfgi_ste(stream.entry.id(), true));",
+                "let entries = stored.map(|stream| Command::cfgi_ste(stream.entry.id(), true)).take(0);",
+            ),
+        ],
     ),
     mutation(
         "an attach invalidates the first stream only",
-        ATTACH,
+        ENTRIES,
         &[(
-            "self.invalidate(streams.map(|stream| Command::cfgi_ste(*stream, true)))",
-            "self.invalidate(streams.take(1).map(|stream| Command::cfgi_ste(*stream, true)))",
+            "let entries = stored.map(|stream| Command::cfgi_ste(stream.entry.id(), true));",
+            "let entries = stored.map(|stream| Command::cfgi_ste(stream.entry.id(), true)).take(1);",
         )],
     ),
     mutation(
-        "an attach waits for nothing",
-        ATTACH,
+        "an attach of one stream waits for nothing",
+        ENTRIES,
+        &[
+            (
+                "            .invalidate(commands)\n",
+                "            .nothing(commands)\n",
+            ),
+            (NOTHING_AT, NOTHING),
+        ],
+    ),
+    mutation(
+        "an attach waits for nothing after its rounds",
+        ENTRIES,
         &[(
-            "self.invalidate(streams.map(|stream| Command::cfgi_ste(*stream, true)))",
-            "{ let _ = streams; Ok(()) }",
+            "self.invalidate(entries.chain(tag.into_iter().flatten()))",
+            "{ let _ = entries.chain(tag.into_iter().flatten()); Ok(()) }",
         )],
-    ),
-    mutation(
-        "an attach leaves out CFGI and SYNC after the abort",
-        ATTACH,
-        &[
-            (
-                "self.step(members, FIRST, |now, target, confirmed| {",
-                "self.unconfirmed(members, FIRST, |now, target, confirmed| {",
-            ),
-            (STEP, UNCONFIRMED),
-        ],
-    ),
-    mutation(
-        "an attach leaves out CFGI and SYNC after filling the entry",
-        ATTACH,
-        &[
-            (
-                "self.step(members, REST, |now, target, _| {",
-                "self.unconfirmed(members, REST, |now, target, _| {",
-            ),
-            (STEP, UNCONFIRMED),
-        ],
-    ),
-    mutation(
-        "an attach leaves out CFGI and SYNC after the last store",
-        ATTACH,
-        &[
-            (
-                "self.step(members, FIRST, |now, target, _| {",
-                "self.unconfirmed(members, FIRST, |now, target, _| {",
-            ),
-            (STEP, UNCONFIRMED),
-        ],
     ),
     mutation(
         "unmap leaves out TLBI_NH_VA",
@@ -163,8 +140,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "a tag is not invalidated before it is used again",
         DOMAIN,
         &[(
-            ".run(&self.smmu.hardware, [self.invalidate_tag()])",
-            ".run(&self.smmu.hardware, [])",
+            "let commands = [self.invalidate_tag()].into_iter();",
+            "let commands = [self.invalidate_tag()].into_iter().take(0);",
         )],
     ),
     mutation(
@@ -184,8 +161,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
                 "self.store(sync, Command::tlbi_asid(0));",
             ),
             (
-                "self.put(state.produced + count, Command::sync());",
-                "self.put(state.produced + count, Command::tlbi_asid(0));",
+                "self.put(part.end - 1, Command::sync());",
+                "self.put(part.end - 1, Command::tlbi_asid(0));",
             ),
         ],
     ),
@@ -509,10 +486,10 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "firmware's streams are not opened",
-        "arm-smmu-v3/src/reset.rs",
+        RESET,
         &[(
-            "                    Ok(_) => self.streams.store(stream, 0..WORDS, &bypass),",
-            "                    Ok(_) => { let _ = (WORDS, &bypass); }",
+            "for round in Plan::new(&live, &self.bypass, rules)?.rounds() {",
+            "for round in Plan::new(&live, &self.bypass, rules)?.rounds().take(0) {",
         )],
     ),
     mutation(

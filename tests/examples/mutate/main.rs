@@ -3,6 +3,7 @@
 //!
 //! `-- NAME...` tries only mutations whose names contain one of the words; `-- --list` names them.
 
+mod entries;
 mod list;
 
 use std::collections::BTreeSet;
@@ -11,18 +12,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use list::{MUTATIONS, Mutation};
+use list::Mutation;
+
+/// All of them.
+fn mutations() -> impl Iterator<Item = &'static Mutation> {
+    list::MUTATIONS.iter().chain(entries::MUTATIONS)
+}
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.iter().any(|word| word == "--list") {
-        MUTATIONS
-            .iter()
-            .for_each(|mutation| println!("{}", mutation.name));
+        mutations().for_each(|mutation| println!("{}", mutation.name));
         return ExitCode::SUCCESS;
     }
-    let chosen: Vec<&Mutation> = MUTATIONS
-        .iter()
+    let chosen: Vec<&Mutation> = mutations()
         .filter(|mutation| {
             words.is_empty() || words.iter().any(|word| mutation.name.contains(word))
         })
