@@ -291,3 +291,78 @@ fn mixtures_mean_one_of_the_two_or_a_waypoint() {
         }
     }
 }
+
+/// A VT-d scalable-mode PASID table entry of 512 bits (VT-d 9.6): P 0, FPD 1, AW 4:2, PGTT 8:6,
+/// SLPTPTR 63:12; DID 79:64, PWSNP 87, PGSNP 88; FLPM 131:130, FLPTPTR 191:140. Linux' `pasid.h`
+/// agrees.
+struct Pasid;
+
+const SECOND_LEVEL: [u64; 8] = [!0xe20, 0x180_ffff, 0, 0, 0, 0, 0, 0];
+const FIRST_LEVEL: [u64; 8] = [0x1c3, 0x180_ffff, !0xff3, 0, 0, 0, 0, 0];
+
+impl Layout<8> for Pasid {
+    const NAME: &'static str = "a PASID table entry";
+    const DEFINED: [u64; 8] = {
+        let mut all = SECOND_LEVEL;
+        all[2] = FIRST_LEVEL[2];
+        all
+    };
+
+    fn used(entry: &[u64; 8]) -> &'static [u64; 8] {
+        match (entry[0] & 1, entry[0] >> 6 & 7) {
+            (0, _) => &[3, 0, 0, 0, 0, 0, 0, 0],
+            (_, 1) => &FIRST_LEVEL,
+            _ => &SECOND_LEVEL,
+        }
+    }
+
+    fn refuses(entry: &[u64; 8]) -> bool {
+        entry[0] & 1 == 0
+    }
+
+    fn refusing(_target: &[u64; 8]) -> u64 {
+        FPD
+    }
+}
+
+#[test]
+fn entries_of_eight_words_are_planned_by_words_and_by_pairs() {
+    let absent = [0; 8];
+    let second = |table: u64, domain: u64| [1 | 2 << 6 | table, domain, 0, 0, 0, 0, 0, 0];
+    let first = |table: u64, domain: u64| [1 | 1 << 6, domain, table, 0, 0, 0, 0, 0];
+    let cases = [
+        (absent, second(0x1000, 1), "fill 1, swing 0", "swing 0 1"),
+        (
+            absent,
+            first(0x1000, 1),
+            "fill 1 2, swing 0",
+            "fill 2 3, swing 0 1",
+        ),
+        (second(0x1000, 1), absent, "swing 0", "swing 0 1"),
+        (second(0x1000, 1), second(0x2000, 1), "swing 0", "swing 0 1"),
+        (
+            second(0x1000, 1),
+            second(0x2000, 2),
+            "refuse 0, swing 1, swing 0",
+            "swing 0 1",
+        ),
+        // From one level to the other in one domain: the other table is filled first.
+        (
+            second(0x1000, 1),
+            first(0x2000, 1),
+            "fill 2, swing 0",
+            "fill 2 3, swing 0 1",
+        ),
+    ];
+    for (live, to, words, pairs) in cases {
+        let to: Target<Pasid, 8> = Target::new(to).unwrap();
+        for (rules, expected) in [(WORDS, words), (PAIRS, pairs)] {
+            let plan = Plan::new(&live, &to, rules).unwrap();
+            assert_eq!(plan.to_string(), expected);
+            let mut entry = live;
+            plan.rounds()
+                .for_each(|round| round.apply(&mut entry, &to, |_| ()));
+            assert!(to.is(&entry));
+        }
+    }
+}
