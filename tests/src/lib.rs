@@ -4,6 +4,7 @@ pub mod cases;
 pub mod clock;
 pub mod contracts;
 pub mod differential;
+pub mod hitless;
 pub mod machine;
 pub mod model;
 pub mod qemu;

@@ -1,0 +1,241 @@
+//! The driver moves devices through its domains.
+
+use std::sync::Arc;
+use std::thread;
+
+use arm_smmu_v3::{ArmSmmuV3, Config};
+use iommu_core::{
+    Atomicity, BasicPlatform, DefaultDomain, Device, DeviceInfo, DmaBlock, DomainRef, Iommu,
+    IommuConfig, Iova, MappedBlock, NoControl, PagingConfig, PhysAddr, RegisterBank, Stage,
+};
+use mock_hw::MockMemory;
+
+use super::pace::{Finish, Mode, Pace, PacedBank};
+use super::watch::{Findings, Watch, Words};
+use super::{Devices, route};
+use crate::cases::bank::{CorruptingBank, opcode};
+use crate::cases::lab::{PAGE, RW};
+use crate::machine::Machine;
+
+const CMDQ_BASE: usize = 0x90;
+/// The address of the queue in `SMMU_CMDQ_BASE` (6.3.26).
+const QUEUE_ADDRESS: u64 = 0x00ff_ffff_ffff_ffe0;
+
+/// What devices read where all domains lead to the same page.
+const COMMON: u32 = 0xc0_44_04;
+
+type Bank<M> = PacedBank<CorruptingBank<<M as Machine>::Bank>>;
+type Smmu<M> = ArmSmmuV3<BasicPlatform<Bank<M>, MockMemory, <M as Machine>::Clock>>;
+
+/// A domain, and what devices on it read.
+#[derive(Debug)]
+struct Place {
+    name: &'static str,
+    domain: DomainRef,
+    words: Words,
+}
+
+/// A driver, two devices in a group, and the places they can be at.
+///
+/// Two pages tell where they are. The first, whose IOVA is its physical address, is mapped 1:1 in
+/// each paging domain; the second, whose IOVA is another page's physical address, leads to a page
+/// of its own in each domain, and to itself in the identity domain.
+struct Rig<M: Devices> {
+    // Dropped in this order: what devices may still reach goes last.
+    members: Vec<Device>,
+    places: Vec<Place>,
+    smmu: Smmu<M>,
+    _own: Vec<MappedBlock<MockMemory>>,
+    _common: [DmaBlock<MockMemory>; 2],
+    watch: Arc<Watch>,
+    pace: Arc<Pace>,
+    bank: Bank<M>,
+    memory: MockMemory,
+}
+
+fn page(memory: &MockMemory, word: u32) -> DmaBlock<MockMemory> {
+    let size = usize::try_from(PAGE).unwrap();
+    let page = DmaBlock::new(memory, size, size, "a page for devices").unwrap();
+    page.write_at(0, &word.to_le_bytes());
+    page
+}
+
+impl<M: Devices> Rig<M> {
+    fn new(machine: &M, atomicity: Atomicity) -> Self {
+        let memory = machine.memory();
+        memory.set_pairs(atomicity == Atomicity::Pair);
+        let common = [page(&memory, COMMON), page(&memory, 0x1de)];
+        let iovas = common.each_ref().map(|page| page.addr().0);
+        let watch = Arc::new(Watch::new(machine.readers(), iovas));
+        let platform = machine.platform();
+        let bank = CorruptingBank::new(platform.bank, memory.clone());
+        let pace = Arc::new(Pace::new(watch.clone()));
+        let bank = PacedBank::new(bank, pace.clone());
+        let platform = BasicPlatform {
+            bank: bank.clone(),
+            memory: memory.clone(),
+            clock: platform.clock,
+        };
+        let smmu = ArmSmmuV3::probe(platform, Config::default()).unwrap();
+        let parked = IommuConfig {
+            default_domain: DefaultDomain::Parked,
+            ..IommuConfig::default()
+        };
+        let iommu: Iommu = Iommu::with_config(smmu.clone(), parked).unwrap();
+        let masters = machine.masters();
+        let members = masters.iter().map(|master| {
+            let stream = master.stream();
+            let info = DeviceInfo::new(&stream.to_string());
+            let info = info.streams([stream]).group("both");
+            iommu.add_device(info, Arc::new(NoControl)).unwrap()
+        });
+        let members = members.collect();
+        let mut rig = Self {
+            members,
+            places: Vec::new(),
+            smmu,
+            _own: Vec::new(),
+            _common: common,
+            watch,
+            pace,
+            bank,
+            memory,
+        };
+        rig.place("blocked", iommu.blocked_domain(), [0, 0]);
+        let identity = iommu.identity_domain().unwrap();
+        rig.place("identity", identity, [COMMON, 0x1de]);
+        for (name, stage, own) in [
+            ("stage 1", Stage::First, 0x51),
+            ("stage 1'", Stage::First, 0x51_51),
+            ("stage 2", Stage::Second, 0x52),
+            ("stage 2'", Stage::Second, 0x52_52),
+        ] {
+            let config = PagingConfig {
+                stage,
+                ..PagingConfig::default()
+            };
+            let domain = iommu.paging_domain(&config).unwrap();
+            let own_page = page(&rig.memory, own);
+            let mapped = domain.map_block(Iova(iovas[1]), own_page, RW).unwrap();
+            // SAFETY: the rig keeps the page until its devices are gone.
+            unsafe { domain.map(Iova(iovas[0]), PhysAddr(iovas[0]), PAGE, RW) }.unwrap();
+            rig._own.push(mapped);
+            rig.place(name, domain, [COMMON, own]);
+        }
+        rig.watch.depart("blocked", [0, 0]);
+        rig.watch.look();
+        rig
+    }
+
+    fn place(&mut self, name: &'static str, domain: DomainRef, words: Words) {
+        self.places.push(Place {
+            name,
+            domain,
+            words,
+        });
+    }
+
+    /// Lets devices read as `mode` says.
+    fn set(&self, mode: Mode) {
+        let base = self.bank.inner().inner().read64(CMDQ_BASE);
+        let queue = base & QUEUE_ADDRESS..(base & QUEUE_ADDRESS) + (16 << (base & 0x1f));
+        let pace = self.pace.clone();
+        // What the driver stores while it moves devices is entries and commands.
+        let hook = move |addr: PhysAddr, _: &[u64]| {
+            if !queue.contains(&addr.0) {
+                pace.stored();
+            }
+        };
+        self.memory.set_store_hook(Some(Arc::new(hook)));
+        self.pace.set(mode);
+    }
+
+    /// Moves the devices, and checks that nothing was recorded.
+    fn go(&self, to: usize) {
+        let place = &self.places[to];
+        self.watch.depart(place.name, place.words);
+        self.members[0].group().attach(&place.domain).unwrap();
+        self.watch.arrive();
+        while let Some(event) = self.smmu.next_event().unwrap() {
+            self.watch.fault(format!("to {}: {event}", place.name));
+        }
+    }
+
+    /// What was found, the devices being released.
+    fn finish(self) -> Findings {
+        self.memory.set_store_hook(None);
+        self.pace.set(Mode::Idle);
+        self.bank.inner().behave();
+        let findings = self.watch.findings();
+        for member in self.members {
+            member.release().unwrap();
+        }
+        findings
+    }
+}
+
+/// Whether the driver changes entries of one place into those of another without a break. Between
+/// two stage-2 domains it takes 128 bits at once: tag and table are in two words.
+fn is_hitless(from: usize, to: usize, atomicity: Atomicity) -> bool {
+    let both_stage2 = from >= 4 && to >= 4;
+    atomicity == Atomicity::Pair || !both_stage2
+}
+
+/// What devices read while the driver moves them through all hitless moves at this atomicity, after
+/// every store and every command. `machine` is as after reset, with both stages.
+#[must_use]
+pub fn stepping<M: Devices>(machine: &M, atomicity: Atomicity) -> Findings {
+    let rig = Rig::new(machine, atomicity);
+    rig.set(Mode::Stepping);
+    let hitless = |from, to| is_hitless(from, to, atomicity);
+    for to in route::through(rig.places.len(), hitless) {
+        rig.go(to);
+        rig.watch.look();
+    }
+    rig.finish()
+}
+
+/// What devices read as fast as they can while the driver moves them through all moves that are
+/// hitless at 64 bits, this many times.
+#[must_use]
+pub fn running<M: Devices>(machine: &M, times: usize) -> Findings {
+    let rig = Rig::new(machine, Atomicity::Word);
+    let hitless = |from, to| is_hitless(from, to, Atomicity::Word);
+    let route = route::through(rig.places.len(), hitless);
+    rig.set(Mode::Racing);
+    thread::scope(|scope| {
+        let pace = rig.pace.clone();
+        scope.spawn(move || pace.race());
+        let finish = Finish(&rig.pace);
+        for _ in 0..times {
+            route.iter().for_each(|to| rig.go(*to));
+        }
+        drop(finish);
+    });
+    rig.watch.look();
+    rig.finish()
+}
+
+/// What devices read during a move that is not hitless: between two stage-2 domains, at 64 bits.
+#[must_use]
+pub fn breaking<M: Devices>(machine: &M) -> Findings {
+    let rig = Rig::new(machine, Atomicity::Word);
+    rig.set(Mode::Stepping);
+    for to in [4, 5] {
+        rig.go(to);
+        rig.watch.look();
+    }
+    rig.finish()
+}
+
+/// What devices read where the invalidations of entries do not reach the hardware.
+#[must_use]
+pub fn without_invalidation<M: Devices>(machine: &M) -> Findings {
+    let rig = Rig::new(machine, Atomicity::Word);
+    rig.set(Mode::Stepping);
+    rig.go(1);
+    rig.bank.inner().leave_out(&[opcode::CFGI_STE]);
+    rig.go(2);
+    rig.watch.look();
+    rig.finish()
+}
