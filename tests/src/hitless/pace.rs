@@ -175,7 +175,8 @@ impl<B: RegisterBank> RegisterBank for PacedBank<B> {
     }
 
     fn write32(&self, offset: usize, value: u32) {
-        if offset == CMDQ_PROD && self.pace.mode() == Mode::Stepping {
+        let steps = self.pace.mode() == Mode::Stepping && !thread::panicking();
+        if offset == CMDQ_PROD && steps {
             self.submit(value);
         } else {
             self.access(|bank| bank.write32(offset, value));
