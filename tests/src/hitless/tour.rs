@@ -1,5 +1,6 @@
 //! The driver moves devices through its domains.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::thread;
 
@@ -35,7 +36,9 @@ type Smmu<M> = ArmSmmuV3<BasicPlatform<Bank<M>, MockMemory, <M as Machine>::Cloc
 struct Place {
     name: &'static str,
     domain: DomainRef,
-    words: Words,
+    words: Cell<Words>,
+    /// The page of its own, in a paging domain.
+    own: RefCell<Option<MappedBlock<MockMemory>>>,
 }
 
 /// A driver, two devices in a group, and the places they can be at.
@@ -48,8 +51,7 @@ struct Rig<M: Devices> {
     members: Vec<Device>,
     places: Vec<Place>,
     smmu: Smmu<M>,
-    _own: Vec<MappedBlock<MockMemory>>,
-    _common: [DmaBlock<MockMemory>; 2],
+    common: [DmaBlock<MockMemory>; 2],
     watch: Arc<Watch>,
     pace: Arc<Pace>,
     bank: Bank<M>,
@@ -97,8 +99,7 @@ impl<M: Devices> Rig<M> {
             members,
             places: Vec::new(),
             smmu,
-            _own: Vec::new(),
-            _common: common,
+            common,
             watch,
             pace,
             bank,
@@ -118,12 +119,10 @@ impl<M: Devices> Rig<M> {
                 ..PagingConfig::default()
             };
             let domain = iommu.paging_domain(&config).unwrap();
-            let own_page = page(&rig.memory, own);
-            let mapped = domain.map_block(Iova(iovas[1]), own_page, RW).unwrap();
             // SAFETY: the rig keeps the page until its devices are gone.
             unsafe { domain.map(Iova(iovas[0]), PhysAddr(iovas[0]), PAGE, RW) }.unwrap();
-            rig._own.push(mapped);
             rig.place(name, domain, [COMMON, own]);
+            rig.renew(rig.places.len() - 1);
         }
         rig.watch.depart("blocked", [0, 0]);
         rig.watch.look();
@@ -134,8 +133,24 @@ impl<M: Devices> Rig<M> {
         self.places.push(Place {
             name,
             domain,
-            words,
+            words: Cell::new(words),
+            own: RefCell::default(),
         });
+    }
+
+    /// Gives a paging domain that nobody is on another page of its own: nothing that was translated
+    /// on an earlier visit is true any more.
+    fn renew(&self, place: usize) {
+        let place = &self.places[place];
+        let [_, other] = self.common.each_ref().map(|page| Iova(page.addr().0));
+        let [common, own] = place.words.get();
+        let new = page(&self.memory, own + 0x1_0000);
+        let old = place.own.take().map(|mapped| mapped.unmap().unwrap());
+        let mapped = place.domain.map_block(other, new, RW).unwrap();
+        place.own.replace(Some(mapped));
+        place.words.set([common, own + 0x1_0000]);
+        // Only now, so that the new one is not in its place.
+        drop(old);
     }
 
     /// Lets devices read as `mode` says.
@@ -156,7 +171,7 @@ impl<M: Devices> Rig<M> {
     /// Moves the devices, and checks that nothing was recorded.
     fn go(&self, to: usize) {
         let place = &self.places[to];
-        self.watch.depart(place.name, place.words);
+        self.watch.depart(place.name, place.words.get());
         self.members[0].group().attach(&place.domain).unwrap();
         self.watch.arrive();
         // Where something is wrong, new ones may come as fast as they are taken.
@@ -194,6 +209,11 @@ pub fn stepping<M: Devices>(machine: &M, atomicity: Atomicity) -> Findings {
     rig.set(Mode::Stepping);
     let hitless = |from, to| is_hitless(from, to, atomicity);
     for to in route::through(rig.places.len(), hitless) {
+        if rig.places[to].own.borrow().is_some() {
+            rig.pace.set(Mode::Idle);
+            rig.renew(to);
+            rig.pace.set(Mode::Stepping);
+        }
         rig.go(to);
         rig.watch.look();
     }
