@@ -52,6 +52,8 @@ struct Rig<M: Devices> {
     places: Vec<Place>,
     smmu: Smmu<M>,
     common: [DmaBlock<MockMemory>; 2],
+    /// Pages that devices must not see any more. They are kept, so that they say so if they are.
+    past: RefCell<Vec<DmaBlock<MockMemory>>>,
     watch: Arc<Watch>,
     pace: Arc<Pace>,
     bank: Bank<M>,
@@ -100,6 +102,7 @@ impl<M: Devices> Rig<M> {
             places: Vec::new(),
             smmu,
             common,
+            past: RefCell::default(),
             watch,
             pace,
             bank,
@@ -122,7 +125,7 @@ impl<M: Devices> Rig<M> {
             // SAFETY: the rig keeps the page until its devices are gone.
             unsafe { domain.map(Iova(iovas[0]), PhysAddr(iovas[0]), PAGE, RW) }.unwrap();
             rig.place(name, domain, [COMMON, own]);
-            rig.renew(rig.places.len() - 1);
+            rig.places.last().iter().for_each(|place| rig.renew(place));
         }
         rig.watch.depart("blocked", [0, 0]);
         rig.watch.look();
@@ -138,10 +141,8 @@ impl<M: Devices> Rig<M> {
         });
     }
 
-    /// Gives a paging domain that nobody is on another page of its own: nothing that was translated
-    /// on an earlier visit is true any more.
-    fn renew(&self, place: usize) {
-        let place = &self.places[place];
+    /// Gives a paging domain another page of its own. No device reads meanwhile.
+    fn renew(&self, place: &Place) {
         let [_, other] = self.common.each_ref().map(|page| Iova(page.addr().0));
         let [common, own] = place.words.get();
         let new = page(&self.memory, own + 0x1_0000);
@@ -149,8 +150,18 @@ impl<M: Devices> Rig<M> {
         let mapped = place.domain.map_block(other, new, RW).unwrap();
         place.own.replace(Some(mapped));
         place.words.set([common, own + 0x1_0000]);
-        // Only now, so that the new one is not in its place.
-        drop(old);
+        self.past.borrow_mut().extend(old);
+    }
+
+    /// Renews all paging domains: of what was translated until now under any tag, nothing is true
+    /// any more. The devices are at `at`.
+    fn renew_all(&self, at: usize) {
+        self.pace.set(Mode::Idle);
+        let paging = |place: &&Place| place.own.borrow().is_some();
+        let places = self.places.iter().filter(paging);
+        places.for_each(|place| self.renew(place));
+        self.watch.stay(self.places[at].words.get());
+        self.pace.set(Mode::Stepping);
     }
 
     /// Lets devices read as `mode` says.
@@ -208,14 +219,12 @@ pub fn stepping<M: Devices>(machine: &M, atomicity: Atomicity) -> Findings {
     let rig = Rig::new(machine, atomicity);
     rig.set(Mode::Stepping);
     let hitless = |from, to| is_hitless(from, to, atomicity);
+    let mut at = 0;
     for to in route::through(rig.places.len(), hitless) {
-        if rig.places[to].own.borrow().is_some() {
-            rig.pace.set(Mode::Idle);
-            rig.renew(to);
-            rig.pace.set(Mode::Stepping);
-        }
+        rig.renew_all(at);
         rig.go(to);
         rig.watch.look();
+        at = to;
     }
     rig.finish()
 }

@@ -76,6 +76,16 @@ impl Watch {
         way.steps = [0; 2];
     }
 
+    /// Where they are, those words are read from now on.
+    pub fn stay(&self, words: Words) {
+        let mut way = self.way();
+        way.stops
+            .iter_mut()
+            .last()
+            .into_iter()
+            .for_each(|stop| stop.words = words);
+    }
+
     /// They have arrived: from here on, nothing of earlier places may be seen.
     pub fn arrive(&self) {
         let mut way = self.way();
