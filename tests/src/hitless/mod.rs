@@ -4,26 +4,30 @@
 //! Two levels, each on this workspace's model and on QEMU's SMMUv3:
 //!
 //! - [`tour`]: the driver moves two devices of a group through its domains, along a way that takes
-//!   every ordered pair of domains between which it promises a hitless change;
+//!   every ordered pair of domains between which its moves are hitless;
 //! - [`plans`]: entries made by hand, of every [kind](kinds) that the hardware implements, changed
 //!   into each other by [`Plan`](iommu_core::entry::Plan) without a driver.
+//!
+//! [`checks`] says what has to be found.
 //!
 //! # When devices look
 //!
 //! After every single-copy-atomic store to an entry, and after every command, with the queue's
-//! producer index advanced by one command at a time ([`stepping`]). A DMA there is not concurrent
-//! with anything, so what it shows is the same every time.
+//! producer index advanced by one command at a time. Such a DMA is concurrent with nothing, so what
+//! it shows is the same every time.
 //!
-//! And all the time: a second thread lets the devices read as fast as they can, while the driver
-//! moves them at its own pace ([`tour::running`]). A DMA is under way while entries are stored: on
-//! the model, which fetches an entry word by word from the memory that the driver stores to; and on
-//! QEMU, which is a process of its own and shares its RAM with the driver's. QEMU's `edu` device
-//! cannot be held in the middle of a DMA: a timer starts it, and the thread that runs the timer
-//! does it in one go. So which store falls into which DMA is left to chance there, and many are
-//! made. Accesses to registers and DMA are never concurrent on QEMU: one thread does both.
+//! And all the time ([`Mode::Racing`](pace::Mode::Racing)): a second thread lets the devices read,
+//! one DMA after the other, while the driver moves them. After each store and each access to a
+//! register the driver pauses until a DMA has ended, and a while longer, so that what it does next
+//! falls somewhere into the next DMA. On the model, that fetches an entry word by word from the
+//! memory that the driver stores to. QEMU is a process of its own that shares its RAM with the driver's; its
+//! `edu` device cannot be held in the middle of a DMA, since a timer starts it, and the thread that
+//! runs the timer does it in one go. So it is left to chance there on which side of a store a fetch
+//! falls, or whether on both, and many are made. Accesses to registers and DMA are never concurrent
+//! on QEMU: one thread does both.
 //!
 //! The threads race at 64 bits only. Neither machine promises to fetch 128 bits at once: the model
-//! fetches words, and QEMU copies an entry as its C library likes, by whole words at least.
+//! fetches words, and QEMU copies an entry as its C library likes.
 #![expect(
     clippy::missing_panics_doc,
     clippy::unwrap_used,

@@ -75,12 +75,13 @@ impl Pace {
 
     /// Lets devices read until nobody races any more.
     pub fn race(&self) {
-        let mut number = 0;
+        let (mut number, mut turn) = (0, 0);
         let end = Finish(self);
         while self.mode() == Mode::Racing {
             // No lock in the way is fair: the driver is let through.
             if self.accesses.load(Ordering::SeqCst) != 0 {
-                thread::yield_now();
+                turn += 1;
+                relax(turn);
             } else {
                 self.watch.read(number);
                 number += 1;
@@ -92,20 +93,29 @@ impl Pace {
     /// Waits until a read has ended, and then for up to twice as long: until somewhere in the next.
     fn pause(&self) {
         let before = self.watch.reads();
-        let is_over = || {
-            thread::yield_now();
-            self.watch.reads() != before || self.mode() != Mode::Racing
-        };
+        let is_over = || self.watch.reads() != before || self.mode() != Mode::Racing;
         let mut turns = 0_usize;
         while !is_over() {
             turns += 1;
+            relax(turns);
         }
         // A multiplicative hash: all lengths come up, in no order.
         let number = self.pauses.fetch_add(1, Ordering::SeqCst);
         let more = (number.wrapping_mul(0x9e37_79b1) >> 7) % (2 * turns + 1);
-        for _ in 0..more {
+        for turn in 0..more {
             is_over();
+            relax(turn);
         }
+    }
+}
+
+/// Waits for a moment. Mostly without giving the processor away: a read may take less time than
+/// that does.
+fn relax(turn: usize) {
+    if turn % 64 == 63 {
+        thread::yield_now();
+    } else {
+        std::hint::spin_loop();
     }
 }
 

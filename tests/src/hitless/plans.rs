@@ -103,11 +103,7 @@ impl<B: RegisterBank> Bench<B> {
 
     /// Changes the stream's entry from one kind into another, where that is hitless.
     pub fn entry(&mut self, from: &Kind, to: &Kind, atomicity: Atomicity) {
-        let place = Place {
-            block: self.smmu.streams().clone(),
-            first: self.stream.0 as usize * 8,
-            forget: Command::cfgi_ste(self.stream, true),
-        };
+        let place = self.entry_place();
         let known = entries(&from.words, &to.words, atomicity);
         self.pair::<Ste>(&place, from, to, &known);
     }
@@ -121,14 +117,10 @@ impl<B: RegisterBank> Bench<B> {
     /// into each other, where that is hitless.
     pub fn descriptors(&mut self, world: &mut World, kinds: &[Kind], atomicity: Atomicity) {
         let block = world.contexts(&[Cd::default()]);
-        let entry = World::stage1(&block).to_words();
-        let stream = self.stream.0;
-        let first = stream as usize * 8;
-        for (word, value) in entry.iter().enumerate().rev() {
-            self.smmu.streams().store(first + word, *value);
-        }
+        let entry = self.entry_place();
+        self.put(&entry, &World::stage1(&block).to_words());
         // CMD_CFGI_CD (4.3.3) of SubstreamID 0, Leaf set.
-        let forget = Command([0x05 | u64::from(stream) << 32, 1]);
+        let forget = Command([0x05 | u64::from(self.stream.0) << 32, 1]);
         let place = Place {
             block,
             first: 0,
@@ -144,6 +136,14 @@ impl<B: RegisterBank> Bench<B> {
     #[must_use]
     pub fn finish(self) -> Findings {
         self.found
+    }
+
+    fn entry_place(&self) -> Place {
+        Place {
+            block: self.smmu.streams().clone(),
+            first: self.stream.0 as usize * 8,
+            forget: Command::cfgi_ste(self.stream, true),
+        }
     }
 
     fn pair<F: Layout<8>>(&mut self, place: &Place, from: &Kind, to: &Kind, known: &Circumstances) {
