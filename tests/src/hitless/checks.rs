@@ -6,7 +6,7 @@ use super::kinds::World;
 use super::plans::{Bench, How};
 use super::{Devices, Reader, plans, tour};
 
-/// A stretch of a test on a machine as after reset, which has this many devices.
+/// Starts a machine, as after reset, with this many devices.
 type Start<'a, M> = &'a dyn Fn(usize) -> M;
 
 /// The atomicities that this CPU can store by.
@@ -48,7 +48,7 @@ pub fn the_driver_steps<M: Devices>(start: Start<'_, M>, atomicity: Atomicity) {
 /// They are while the devices do DMA all the time.
 pub fn the_driver_races<M: Devices>(start: Start<'_, M>, times: usize) {
     let machine = start(2);
-    let found = tour::running(&machine, times);
+    let found = tour::racing(&machine, times);
     println!("{found:?}");
     assert_eq!(found.faults, [""; 0]);
     assert_eq!(found.moves, 28 * times);

@@ -14,6 +14,7 @@ use iommu_core::{DmaBlock, Iova, PhysAddr};
 use mock_hw::MockMemory;
 
 use super::bare::Block;
+use super::{COMMON, UNTRANSLATED, page};
 use crate::cases::lab::{PAGE, RW};
 
 /// The bits of addresses that tables translate: 512 GiB, beyond all memory, by three levels that
@@ -22,11 +23,6 @@ const INPUT_BITS: u8 = 39;
 /// And of those that they translate to, as `SMMU_IDR5.OAS` says (6.3.6): 44.
 const OUTPUT_BITS: u32 = 44;
 const OUTPUT_SIZE: u8 = 4;
-
-/// What a device reads where all tables lead to the same page.
-const COMMON: u32 = 0xc0_44_04;
-/// What it reads where nothing translates, of the page that each table has one of its own for.
-const UNTRANSLATED: u32 = 0x1de;
 
 /// What one read shows: the word, 0 where it is refused, and the event, if there is one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,10 +131,7 @@ impl World {
     }
 
     fn page(&mut self, word: u32) -> PhysAddr {
-        let size = usize::try_from(PAGE).unwrap();
-        let page = DmaBlock::new(&self.memory, size, size, "a page for devices").unwrap();
-        page.write_at(0, &word.to_le_bytes());
-        self.pages.push(Arc::new(page));
+        self.pages.push(Arc::new(page(&self.memory, word)));
         self.pages[self.pages.len() - 1].addr()
     }
 

@@ -46,9 +46,10 @@ pub mod watch;
 
 use std::sync::Arc;
 
-use mock_hw::DmaDevice;
+use iommu_core::DmaBlock;
+use mock_hw::{DmaDevice, MockMemory};
 
-use crate::cases::lab::Stand;
+use crate::cases::lab::{PAGE, Stand};
 use crate::machine::Machine;
 use crate::model::ModelMachine;
 use crate::qemu;
@@ -89,4 +90,17 @@ pub fn reader(device: DmaDevice) -> Reader {
         device.read(iova, &mut bytes);
         u32::from_le_bytes(bytes)
     })
+}
+
+/// The word in the page that everything leads to that lets anything pass.
+const COMMON: u32 = 0xc0_ffee;
+/// The word in the page that each table has a page of its own in the place of.
+const UNTRANSLATED: u32 = 0x1de;
+
+/// A page with a word at its start.
+fn page(memory: &MockMemory, word: u32) -> DmaBlock<MockMemory> {
+    let size = usize::try_from(PAGE).unwrap();
+    let page = DmaBlock::new(memory, size, size, "a page for devices").unwrap();
+    page.write_at(0, &word.to_le_bytes());
+    page
 }

@@ -63,7 +63,7 @@ struct Place {
     forget: Command,
 }
 
-/// A bare SMMU, and devices that present the stream 0x10.
+/// A bare SMMU, and devices that present one stream.
 pub struct Bench<B: RegisterBank> {
     smmu: Bare<B>,
     stream: StreamId,

@@ -13,7 +13,7 @@ use mock_hw::MockMemory;
 
 use super::pace::{Finish, Mode, Pace, PacedBank};
 use super::watch::{Findings, Watch, Words};
-use super::{Devices, route};
+use super::{COMMON, Devices, UNTRANSLATED, page, route};
 use crate::cases::bank::{CorruptingBank, opcode};
 use crate::cases::lab::{PAGE, RW};
 use crate::machine::Machine;
@@ -22,11 +22,14 @@ const CMDQ_BASE: usize = 0x90;
 /// The address of the queue in `SMMU_CMDQ_BASE` (6.3.26).
 const QUEUE_ADDRESS: u64 = 0x00ff_ffff_ffff_ffe0;
 
-/// What devices read where all domains lead to the same page.
-const COMMON: u32 = 0xc0_44_04;
-
 /// No more events than this are taken after a move.
 const EVENTS: usize = 4;
+
+/// The places, by their numbers.
+const IDENTITY: usize = 1;
+const STAGE1: usize = 2;
+const STAGE2: usize = 4;
+const OTHER_STAGE2: usize = 5;
 
 type Bank<M> = PacedBank<CorruptingBank<<M as Machine>::Bank>>;
 type Smmu<M> = ArmSmmuV3<BasicPlatform<Bank<M>, MockMemory, <M as Machine>::Clock>>;
@@ -60,18 +63,11 @@ struct Rig<M: Devices> {
     memory: MockMemory,
 }
 
-fn page(memory: &MockMemory, word: u32) -> DmaBlock<MockMemory> {
-    let size = usize::try_from(PAGE).unwrap();
-    let page = DmaBlock::new(memory, size, size, "a page for devices").unwrap();
-    page.write_at(0, &word.to_le_bytes());
-    page
-}
-
 impl<M: Devices> Rig<M> {
     fn new(machine: &M, atomicity: Atomicity) -> Self {
         let memory = machine.memory();
         memory.set_pairs(atomicity == Atomicity::Pair);
-        let common = [page(&memory, COMMON), page(&memory, 0x1de)];
+        let common = [page(&memory, COMMON), page(&memory, UNTRANSLATED)];
         let iovas = common.each_ref().map(|page| page.addr().0);
         let watch = Arc::new(Watch::new(machine.readers(), iovas));
         let platform = machine.platform();
@@ -110,7 +106,7 @@ impl<M: Devices> Rig<M> {
         };
         rig.place("blocked", iommu.blocked_domain(), [0, 0]);
         let identity = iommu.identity_domain().unwrap();
-        rig.place("identity", identity, [COMMON, 0x1de]);
+        rig.place("identity", identity, [COMMON, UNTRANSLATED]);
         for (name, stage, own) in [
             ("stage 1", Stage::First, 0x51),
             ("stage 1'", Stage::First, 0x51_51),
@@ -208,7 +204,7 @@ impl<M: Devices> Rig<M> {
 /// Whether the driver changes entries of one place into those of another without a break. Between
 /// two stage-2 domains it takes 128 bits at once: tag and table are in two words.
 fn is_hitless(from: usize, to: usize, atomicity: Atomicity) -> bool {
-    let both_stage2 = from >= 4 && to >= 4;
+    let both_stage2 = from >= STAGE2 && to >= STAGE2;
     atomicity == Atomicity::Pair || !both_stage2
 }
 
@@ -229,10 +225,10 @@ pub fn stepping<M: Devices>(machine: &M, atomicity: Atomicity) -> Findings {
     rig.finish()
 }
 
-/// What devices read as fast as they can while the driver moves them through all moves that are
-/// hitless at 64 bits, this many times.
+/// What devices read all the time while the driver moves them through all moves that are hitless at
+/// 64 bits, this many times. `machine` is as for [`stepping`].
 #[must_use]
-pub fn running<M: Devices>(machine: &M, times: usize) -> Findings {
+pub fn racing<M: Devices>(machine: &M, times: usize) -> Findings {
     let rig = Rig::new(machine, Atomicity::Word);
     let hitless = |from, to| is_hitless(from, to, Atomicity::Word);
     let route = route::through(rig.places.len(), hitless);
@@ -255,7 +251,7 @@ pub fn running<M: Devices>(machine: &M, times: usize) -> Findings {
 pub fn breaking<M: Devices>(machine: &M) -> Findings {
     let rig = Rig::new(machine, Atomicity::Word);
     rig.set(Mode::Stepping);
-    for to in [4, 5] {
+    for to in [STAGE2, OTHER_STAGE2] {
         rig.go(to);
         rig.watch.look();
     }
@@ -267,9 +263,9 @@ pub fn breaking<M: Devices>(machine: &M) -> Findings {
 pub fn without_invalidation<M: Devices>(machine: &M) -> Findings {
     let rig = Rig::new(machine, Atomicity::Word);
     rig.set(Mode::Stepping);
-    rig.go(1);
+    rig.go(IDENTITY);
     rig.bank.inner().leave_out(&[opcode::CFGI_STE]);
-    rig.go(2);
+    rig.go(STAGE1);
     rig.watch.look();
     rig.finish()
 }
