@@ -61,7 +61,7 @@ fn the_drivers_moves_are_hitless_while_devices_do_dma_all_the_time() {
         unreachable!("several kinds of hardware");
     };
     for config in [late, torn] {
-        the_driver_races(&|masters| machine(config, masters), 6);
+        the_driver_races(&|masters| machine(config, masters), 3);
     }
 }
 

@@ -90,22 +90,26 @@ impl Pace {
         drop(end);
     }
 
-    /// Waits until a read has ended, and then for up to twice as long: until somewhere in the next.
+    /// Waits until a read has ended, and then until somewhere in the next.
     fn pause(&self) {
+        // A multiplicative hash: all shares of a read come up, in no order.
+        let number = self.pauses.fetch_add(1, Ordering::SeqCst);
+        let share = number.wrapping_mul(0x9e37_79b1) >> 7;
+        let turns = self.wait_for_read(usize::MAX);
+        self.wait_for_read(share % (2 * turns + 1));
+    }
+
+    /// Waits until a read has ended, nobody races any more, or for so many turns. Returns how many
+    /// turns it waited.
+    fn wait_for_read(&self, turns: usize) -> usize {
         let before = self.watch.reads();
         let is_over = || self.watch.reads() != before || self.mode() != Mode::Racing;
-        let mut turns = 0_usize;
-        while !is_over() {
-            turns += 1;
-            relax(turns);
-        }
-        // A multiplicative hash: all lengths come up, in no order.
-        let number = self.pauses.fetch_add(1, Ordering::SeqCst);
-        let more = (number.wrapping_mul(0x9e37_79b1) >> 7) % (2 * turns + 1);
-        for turn in 0..more {
-            is_over();
-            relax(turn);
-        }
+        (0..turns)
+            .find(|turn| {
+                relax(*turn);
+                is_over()
+            })
+            .unwrap_or(turns)
     }
 }
 
