@@ -15,7 +15,7 @@ use tests::model::ModelMachine;
 const SEEDS: u64 = 8;
 
 /// Hardware that invalidates as late as it may, as early, and at random; with `torn`, also such that
-/// keeps words of entries one by one.
+/// keeps words of entries one by one, or two by two where that is what is fetched.
 fn hardware(torn: bool) -> Vec<ModelConfig> {
     let order = |order| ModelConfig {
         order,
@@ -35,10 +35,9 @@ fn hardware(torn: bool) -> Vec<ModelConfig> {
     all
 }
 
-/// The model tears entries between any two words, so it does so at 64 bits only.
 fn each_atomicity_and_hardware(test: impl Fn(Atomicity, &ModelConfig)) {
     for &atomicity in atomicities() {
-        for config in hardware(atomicity == Atomicity::Word) {
+        for config in hardware(true) {
             test(atomicity, &config);
         }
     }
@@ -111,6 +110,7 @@ fn a_reader_that_tears_pairs_is_noticed() {
     let torn = ModelConfig {
         order: Order::Random,
         partial: true,
+        fetches: Some(Atomicity::Word),
         ..ModelConfig::default()
     };
     if atomicities().contains(&Atomicity::Pair) {

@@ -1,5 +1,7 @@
 //! What kind of SMMU a model is.
 
+use iommu_core::Atomicity;
+
 use super::bits::part;
 use super::config::{Context, Stage1, StreamConfig};
 use super::decode;
@@ -43,7 +45,10 @@ pub struct ModelConfig {
     /// Decides whatever is left to chance: all of [`Order::Random`], and what is cached and used in
     /// [`partial`](Self::partial) mode.
     pub seed: u64,
-    /// Whether each 64-bit word of a stream table entry or context descriptor is cached on its own,
+    /// What of a stream table entry or context descriptor is fetched as one; `None` for what the
+    /// memory promises ([`DmaMemory::atomicity`](iommu_core::DmaMemory::atomicity)).
+    pub fetches: Option<Atomicity>,
+    /// Whether each part of an entry that is [fetched](Self::fetches) as one is cached on its own,
     /// at random moments, and an entry is made of any mixture of words that are cached and words
     /// that memory has, until they are invalidated (3.21.3). Otherwise entries are cached whole, as
     /// they were when first used.
@@ -70,6 +75,7 @@ impl Default for ModelConfig {
             page0_alias: false,
             order: Order::Adverse,
             seed: 0,
+            fetches: None,
             partial: false,
             lag: 0,
         }

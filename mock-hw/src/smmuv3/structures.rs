@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use iommu_core::PhysAddr;
+use iommu_core::{Atomicity, DmaMemory, PhysAddr};
 
 use super::State;
 use super::bits::{address, bit, field, mask, part};
@@ -164,23 +164,32 @@ impl State {
     }
 
     /// An entry that was fetched, as it is used: made of what was fetched and what is cached. What
-    /// was fetched may be cached.
+    /// was fetched may be cached. Words that are fetched as one stay together.
     fn mix(&mut self, known: &mut Words, fresh: [u64; 8]) -> [u64; 8] {
         let mut words = fresh;
         let partial = self.config.partial;
-        for (known, word) in known.iter_mut().zip(&mut words) {
-            let fresh = *word;
-            if let Some(cached) = *known
-                && (!partial || self.chance.one_in(2))
-            {
-                *word = cached;
+        let fetches = self.config.fetches;
+        let unit = match fetches.unwrap_or(self.memory.atomicity()) {
+            Atomicity::Word => 1,
+            Atomicity::Pair => 2,
+        };
+        for (known, words) in known.chunks_mut(unit).zip(words.chunks_mut(unit)) {
+            let fresh = [words[0], words[unit - 1]];
+            let cached = known.iter().all(Option::is_some);
+            if cached && (!partial || self.chance.one_in(2)) {
+                for (word, known) in words.iter_mut().zip(&*known) {
+                    *word = known.unwrap_or(*word);
+                }
             }
-            let keeps = match known {
-                None => !partial || self.chance.one_in(2),
-                Some(_) => partial && self.chance.one_in(8),
+            let keeps = match cached {
+                false => !partial || self.chance.one_in(2),
+                true => partial && self.chance.one_in(8),
             };
             if keeps {
-                *known = Some(fresh);
+                known
+                    .iter_mut()
+                    .zip(fresh)
+                    .for_each(|(known, word)| *known = Some(word));
             }
         }
         words

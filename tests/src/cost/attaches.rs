@@ -88,16 +88,15 @@ pub fn attaches() -> Result<Vec<Line>, Failure> {
     Ok(lines)
 }
 
-/// From the tamest hardware to the most adverse. The model tears entries by words: only where
-/// nothing is promised beyond that.
-fn hardware(atomicity: Atomicity) -> impl Iterator<Item = ModelConfig> {
+/// From the tamest hardware to the most adverse.
+fn hardware() -> impl Iterator<Item = ModelConfig> {
     let orders = [Order::InOrder, Order::Adverse].map(|order| ModelConfig {
         order,
         ..ModelConfig::default()
     });
     let random = (1..=SEEDS).map(move |seed| ModelConfig {
         order: Order::Random,
-        partial: atomicity == Atomicity::Word,
+        partial: true,
         seed,
         ..ModelConfig::default()
     });
@@ -107,7 +106,7 @@ fn hardware(atomicity: Atomicity) -> impl Iterator<Item = ModelConfig> {
 impl Attach {
     fn line(&self, number: usize, atomicity: Atomicity) -> Result<Line, Failure> {
         let streams = STREAMS[number];
-        let mut outcomes = hardware(atomicity).map(|config| {
+        let mut outcomes = hardware().map(|config| {
             let rig = Rig::new(config, atomicity, streams)?;
             if self.shared {
                 rig.share(Second)?;
