@@ -6,12 +6,18 @@
 //! it has ended in the SMMU's TLB, which would hand it out again (4.5.1): `CMD_TLBI_*`, `CMD_SYNC`,
 //! `CMD_ATC_INV`, `CMD_SYNC`. That is queued at once and waited for once.
 //!
+//! That look is all that stands between a device and what it was ever given: it rests on
+//! `SMMU_CR0.ATSCHK`, which is set before anything is translated.
+//!
 //! Domains are unmapped from while devices come and go, and nobody waits for anybody. What makes
 //! that sound is the command queue: a device is [added](AtcSet::add) to the set of its new domain
 //! before its entry changes, and its cache is invalidated as a whole behind a `CMD_SYNC` after that;
 //! whoever unmaps looks at the set after its `CMD_TLBI_*` are in the queue. If it finds the device
 //! there, it has the device invalidate. If not, its `CMD_TLBI_*` are before that `CMD_SYNC`, and what
 //! the device asks for afterwards is not answered from what they name.
+
+mod device;
+mod switch;
 
 use alloc::vec::Vec;
 use core::mem;
@@ -22,6 +28,9 @@ use lock_api::Mutex;
 
 use crate::smmu::Inner;
 use crate::spec::commands::Command;
+
+pub(crate) use self::device::{Ats, Endpoint, Endpoints};
+pub(crate) use self::switch::any_has;
 
 /// What a `CMD_ATC_INV` can name: 2^`size` pages of 4 KiB, the first at a multiple of that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,12 +102,12 @@ impl<L: RawLock> AtcSet<L> {
     }
 
     /// Adds `streams`, each to be [removed](Self::remove) as often as it was added: before the
-    /// entries of any of them change. Those that were [refused](Self::refuse) are not any more.
+    /// entries of any of them change. Those that are new are [refused](Self::refuse) if `refused`.
     ///
     /// # Errors
     ///
     /// [`OutOfMemory`](iommu_core::ErrorKind::OutOfMemory); nothing was added.
-    pub(crate) fn add(&self, streams: &[StreamId]) -> Result {
+    pub(crate) fn add(&self, streams: &[StreamId], refused: bool) -> Result {
         let mut spare = Vec::new();
         loop {
             let needed = {
@@ -109,7 +118,9 @@ impl<L: RawLock> AtcSet<L> {
                     mem::swap(all, &mut spare);
                 }
                 if needed <= all.capacity() {
-                    streams.iter().for_each(|stream| count(all, *stream));
+                    streams
+                        .iter()
+                        .for_each(|stream| count(all, *stream, refused));
                     self.empty.store(all.is_empty(), Ordering::Relaxed);
                     return Ok(());
                 }
@@ -136,14 +147,24 @@ impl<L: RawLock> AtcSet<L> {
         self.empty.store(all.is_empty(), Ordering::Relaxed);
     }
 
-    /// The entries of `streams` abort, in memory: their devices, which do not answer, are not asked
+    /// The entries of `streams` abort, in memory: their devices, which may not answer, are not asked
     /// any more. Instead the SMMU is told about the entries; then it lets nothing of what the
     /// devices have pass. Allocates nothing.
     pub(crate) fn refuse(&self, streams: &[StreamId]) {
+        self.set_refused(streams, true);
+    }
+
+    /// The entries of `streams` are about to let something pass again, and the devices have
+    /// invalidated everything: they are asked from here on. Allocates nothing.
+    pub(crate) fn ask(&self, streams: &[StreamId]) {
+        self.set_refused(streams, false);
+    }
+
+    fn set_refused(&self, streams: &[StreamId], refused: bool) {
         let all = &mut *self.streams.lock();
         for stream in streams {
             if let Ok(at) = find(all, *stream) {
-                all[at].refused = true;
+                all[at].refused = refused;
             }
         }
     }
@@ -188,18 +209,15 @@ fn find(all: &[Entry], stream: StreamId) -> core::result::Result<usize, usize> {
     all.binary_search_by_key(&stream, |entry| entry.stream)
 }
 
-fn count(all: &mut Vec<Entry>, stream: StreamId) {
+fn count(all: &mut Vec<Entry>, stream: StreamId, refused: bool) {
     match find(all, stream) {
-        Ok(at) => {
-            all[at].users += 1;
-            all[at].refused = false;
-        }
+        Ok(at) => all[at].users += 1,
         Err(at) => all.insert(
             at,
             Entry {
                 stream,
                 users: 1,
-                refused: false,
+                refused,
             },
         ),
     }
@@ -233,5 +251,4 @@ impl<P: Platform> Inner<P> {
 }
 
 #[cfg(test)]
-#[path = "ats_tests.rs"]
 mod tests;

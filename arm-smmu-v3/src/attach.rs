@@ -10,24 +10,30 @@ use iommu_core::{
     PagingConfig, Platform, Probed, ReservedRegion, Result, Slot, StreamId,
 };
 
+use crate::ats::{Ats, Endpoint};
 use crate::domain::{PagingDomain, foreign};
 use crate::smmu::{ArmSmmuV3, Inner, unsupported};
 use crate::spec::ste::{Config, Ste, WORDS};
 use crate::write::{DeviceState, Stream};
 
 impl<P: Platform> ArmSmmuV3<P> {
-    /// What the entries of a stream on `domain` say.
-    fn target(&self, domain: &DomainRef) -> Result<Target<Ste, WORDS>> {
+    /// What the entries of a stream on `domain` say, without ATS.
+    fn target<'a>(&'a self, domain: &'a DomainRef) -> Result<&'a Target<Ste, WORDS>> {
+        let Inner {
+            blocked,
+            identity,
+            abort,
+            bypass,
+            ..
+        } = &*self.inner;
         match domain.kind() {
-            DomainKind::Blocked if Arc::ptr_eq(domain, &self.inner.blocked) => Ok(self.inner.abort),
-            DomainKind::Identity if Arc::ptr_eq(domain, &self.inner.identity) => {
-                Ok(self.inner.bypass)
-            }
+            DomainKind::Blocked if Arc::ptr_eq(domain, blocked) => Ok(abort),
+            DomainKind::Identity if Arc::ptr_eq(domain, identity) => Ok(bypass),
             DomainKind::Blocked | DomainKind::Identity => Err(foreign()),
             DomainKind::Paging => domain
                 .backend::<PagingDomain<P>>()
                 .filter(|paging| paging.belongs_to(&self.inner))
-                .map(|paging| *paging.ste())
+                .map(PagingDomain::ste)
                 .ok_or_else(foreign),
             DomainKind::Nested => Err(unsupported("nested domains")),
         }
@@ -35,7 +41,9 @@ impl<P: Platform> ArmSmmuV3<P> {
 
     /// In which rounds attaching `domain` would change the entry of `stream`, as it is now: how
     /// often that waits for the hardware, and whether DMA breaks off meanwhile. An attach may do
-    /// better than this where nobody else uses a stage-2 domain.
+    /// better than this where nobody else uses a stage-2 domain. Where the entry allows ATS now, it
+    /// is taken to go on doing so, if `domain` can have that; switching a device's ATS off, which is
+    /// a wait of its own, is not among the rounds.
     ///
     /// Context: may block.
     ///
@@ -43,9 +51,14 @@ impl<P: Platform> ArmSmmuV3<P> {
     ///
     /// As [`Group::attach`](iommu_core::Group::attach), where the domain or the entry does not fit.
     pub fn plan(&self, stream: StreamId, domain: &DomainRef) -> Result<Plan> {
-        let entry = self.inner.reach(stream)?;
-        let rules = self.inner.rules(false);
-        Ok(Plan::new(&entry.read(), &self.target(domain)?, rules)?)
+        let live = self.inner.reach(stream)?.read();
+        let without = self.target(domain)?;
+        let with = paging::<P>(domain).and_then(PagingDomain::with_ats);
+        let target = match with {
+            Some(with) if Ste::from_words(live).allows_ats() => with.target,
+            _ => without,
+        };
+        Ok(Plan::new(&live, target, self.inner.rules(false))?)
     }
 
     /// What the entries of `streams` say that they are on.
@@ -85,13 +98,20 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
         PagingDomain::new(&self.inner, config).map(Domain::paging)
     }
 
-    fn probe(&self, device: &DeviceInfo, _control: Arc<dyn DeviceControl>) -> Result<Probed> {
+    fn probe(&self, device: &DeviceInfo, control: Arc<dyn DeviceControl>) -> Result<Probed> {
         let streams = device.stream_ids().iter();
         let streams = streams.map(|stream| {
             let entry = self.inner.reach(*stream)?;
             Ok(Stream::new(entry))
         });
         let streams = streams.collect::<Result<Vec<_>>>()?;
+        let ats = if self.inner.features.ats && control.has_ats() {
+            let endpoint = Arc::new(Endpoint::new(device, control));
+            self.inner.endpoints.add(endpoint.clone())?;
+            Some(Box::new(Ats::new(endpoint)))
+        } else {
+            None
+        };
         let reserved: Vec<ReservedRegion> = self
             .inner
             .config
@@ -105,9 +125,10 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
             .map(|rmr| rmr.region)
             .collect();
         Ok(Probed {
-            state: Box::new(DeviceState {
+            state: Box::new(DeviceState::<P> {
                 target: None,
                 streams,
+                ats,
             }),
             reserved,
             attached: self.found(device.stream_ids()),
@@ -122,33 +143,38 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
         let Some(domain) = member.pending().cloned() else {
             return Ok(());
         };
-        let culprit = member.culprit();
-        let target = self.target(&domain).map_err(|error| error.of(culprit))?;
-        self.inner.prepare(member, target)?;
-        if let Some(paging) = domain.backend::<PagingDomain<P>>() {
+        let paging = paging::<P>(&domain);
+        let with_ats = paging.and_then(PagingDomain::with_ats);
+        let target = self.target(&domain);
+        let prepared = target.and_then(|target| self.inner.prepare(member, target, with_ats));
+        prepared.map_err(|error| error.of(member.culprit()))?;
+        if let Some(paging) = paging {
             *paging.users.lock() += 1;
         }
         Ok(())
     }
 
     fn cancel(&self, member: &mut Member, _slot: Slot) {
-        self.inner.forget(member);
-        if let Some(paging) = member
-            .pending()
-            .and_then(|on| on.backend::<PagingDomain<P>>())
-        {
+        self.inner.cancel(member);
+        if let Some(paging) = member.pending().and_then(paging::<P>) {
             *paging.users.lock() -= 1;
         }
     }
 
     fn commit(&self, members: &mut [Member], _slot: Slot) -> Result {
-        let result = self.move_all(members);
+        let mut result = self.move_all(members);
+        let confirmed = result.is_ok();
         for member in members.iter_mut() {
-            if !self.inner.forget(member) || result.is_err() {
-                continue;
+            match self.inner.finish(member, confirmed) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    result = result.and(Err(error));
+                    continue;
+                }
             }
             let left = member.attached().domain();
-            if let Some(paging) = left.and_then(|left| left.backend::<PagingDomain<P>>()) {
+            if let Some(paging) = left.and_then(paging::<P>) {
                 *paging.users.lock() -= 1;
             }
             member.landed();
@@ -157,10 +183,21 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
     }
 
     fn quarantine(&self, members: &mut [Member]) {
-        self.inner.refuse(members);
+        self.inner
+            .refuse(members.iter_mut().filter_map(Member::state_and_streams));
     }
 
-    fn release(&self, _member: &mut Member) {}
+    fn release(&self, member: &mut Member) {
+        let state = member.state::<DeviceState<P>>();
+        if let Some(ats) = state.and_then(|state| state.ats.as_ref()) {
+            self.inner.endpoints.remove(ats.endpoint());
+        }
+    }
+}
+
+/// The paging domain that this is, if it is one.
+fn paging<P: Platform>(domain: &DomainRef) -> Option<&PagingDomain<P>> {
+    domain.backend()
 }
 
 impl<P: Platform> ArmSmmuV3<P> {

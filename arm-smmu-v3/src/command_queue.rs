@@ -134,7 +134,8 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     /// # Errors
     ///
     /// - [`ErrorKind::IommuTimedOut`]: no end within the bound; names the command it hangs at;
-    /// - [`ErrorKind::DeviceTimedOut`]: a device's cache did not answer; the rest was done;
+    /// - [`ErrorKind::DeviceTimedOut`]: a device's cache did not answer; any other `CMD_ATC_INV`
+    ///   among `commands` may have come to nothing with that (4.7.3), all the rest was done;
     /// - [`ErrorKind::Hardware`]: the hardware refused one of the commands, could not read the
     ///   queue, or reports a position that cannot be.
     #[inline(always)]

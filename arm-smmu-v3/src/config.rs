@@ -42,6 +42,12 @@ pub struct Config {
     /// log2 of the number of events in the event queue; cut down to what the hardware has.
     pub event_queue_log2: u8,
     /// The longest that the hardware may take to answer.
+    ///
+    /// A device that does not answer an invalidation of its own cache (ATS) holds up the SMMU until
+    /// the root complex gives it up (3.9.1.4): PCIe allows it a minute and more. Only where this is
+    /// longer than that is the error one of the device
+    /// ([`DeviceTimedOut`](iommu_core::ErrorKind::DeviceTimedOut)); otherwise it looks as if the
+    /// SMMU were dead.
     pub timeout: Duration,
     /// Enables the wired interrupts of the event queue and of global errors. Their handlers call
     /// [`next_event`](crate::ArmSmmuV3::next_event) and

@@ -11,11 +11,13 @@ use iommu_core::{
 };
 use lock_api::Mutex;
 
+use crate::ats::AtcSet;
 use crate::entries::{self, Table};
 use crate::features::Features;
 use crate::smmu::Inner;
 use crate::spec::commands::Command;
-use crate::spec::ste::{Ste, WORDS};
+use crate::spec::ste::Ste;
+use crate::write::{SteTarget, WithAts};
 
 /// Above this many pages, everything with the domain's tag is invalidated instead of each page.
 const MAX_PAGE_COMMANDS: u64 = 64;
@@ -26,7 +28,11 @@ pub(crate) struct PagingDomain<P: Platform> {
     smmu: Arc<Inner<P>>,
     tables: Tables<P>,
     /// What the STE of an attached stream says.
-    ste: Target<Ste, WORDS>,
+    ste: SteTarget,
+    /// The same with ATS, where the SMMU has that.
+    ste_with_ats: Option<SteTarget>,
+    /// The devices that may have translations of this domain in their caches.
+    atcs: Arc<AtcSet<P::IrqLock>>,
     geometry: Geometry,
     /// How many devices are attached, or about to be, or were and could not be moved for certain.
     /// Held by whoever has to be alone with the domain.
@@ -127,10 +133,16 @@ impl<P: Platform> PagingDomain<P> {
     }
 
     fn over(smmu: &Arc<Inner<P>>, tables: Tables<P>, ste: &Ste, input_bits: u8) -> Result<Self> {
+        let with_ats = smmu.features.ats.then(|| {
+            let word1 = ste.word1.with_eats(Ste::FULL_ATS);
+            Target::new(Ste { word1, ..*ste }.to_words())
+        });
         Ok(Self {
             smmu: smmu.clone(),
             tables,
             ste: Target::new(ste.to_words())?,
+            ste_with_ats: with_ats.transpose()?,
+            atcs: Arc::new(AtcSet::new()),
             geometry: geometry(&smmu.features, input_bits),
             users: Mutex::new(0),
         })
@@ -140,8 +152,16 @@ impl<P: Platform> PagingDomain<P> {
         Arc::ptr_eq(&self.smmu, smmu)
     }
 
-    pub(crate) fn ste(&self) -> &Target<Ste, WORDS> {
+    pub(crate) fn ste(&self) -> &SteTarget {
         &self.ste
+    }
+
+    /// What the STE of an attached stream says whose device has ATS, where the SMMU has that.
+    pub(crate) fn with_ats(&self) -> Option<WithAts<'_, P>> {
+        self.ste_with_ats.as_ref().map(|target| WithAts {
+            target,
+            set: &self.atcs,
+        })
     }
 
     /// The VMID of a stage-2 domain.
@@ -184,7 +204,7 @@ impl<P: Platform> PagingDomain<P> {
         }
     }
 
-    /// Invalidates what the TLB may hold of the range, and waits for it.
+    /// Invalidates what the TLB and devices may hold of the range, and waits for it.
     fn invalidate(&self, iova: Iova, len: u64) -> Result {
         let pages = len / PAGE_SIZE;
         let count = if pages > MAX_PAGE_COMMANDS { 0 } else { pages };
@@ -197,7 +217,9 @@ impl<P: Platform> PagingDomain<P> {
             }
         });
         let commands = everything.into_iter().chain(each);
-        self.smmu.invalidate(commands.chain(self.invalidate_also()))
+        let commands = commands.chain(self.invalidate_also());
+        let range = AddrRange::new(iova.0, len).unwrap_or(AddrRange::EVERYTHING);
+        self.smmu.end_translations(&self.atcs, commands, range)
     }
 
     /// Invalidates everything that carries the domain's tag.

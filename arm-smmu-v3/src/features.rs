@@ -66,8 +66,8 @@ pub struct Features {
     pub msi: bool,
     /// CPUs' broadcast invalidation reaches the TLB unless told not to.
     pub broadcast: bool,
-    /// ATS exists. No stream is allowed to use it, and what a device claims to have translated is
-    /// checked.
+    /// ATS exists. What a device claims to have translated is checked: it passes where the stream's
+    /// entry allows ATS.
     pub ats: bool,
 }
 

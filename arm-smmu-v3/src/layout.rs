@@ -68,7 +68,7 @@ const ATTRIBUTES: Words = word1(Word1::new().with_shcfg(3));
 
 const ATS: Words = word1(Word1::new().with_eats(3));
 
-const FULL_ATS: u64 = Word1::new().with_eats(1).into_bits();
+const FULL_ATS: u64 = Word1::new().with_eats(Ste::FULL_ATS).into_bits();
 
 const VMID: Words = word2(Word2::new().with_s2_vmid(0xffff));
 

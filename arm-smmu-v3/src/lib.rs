@@ -6,7 +6,8 @@
 //! | Streams | abort, bypass, stage 1 (one context descriptor), stage 2 |
 //! | Page tables | 4 KiB granule with 2 MiB and 1 GiB blocks, 32 to 48 bits |
 //! | Events | decoded and printable; read by interrupt or by polling |
-//! | Not yet | PASIDs, ATS, page requests, stalls, nesting, 16 and 64 KiB granules |
+//! | ATS | on while a device is on a paging domain, if its [`DeviceControl`](iommu_core::DeviceControl) has it |
+//! | Not yet | PASIDs, page requests, stalls, nesting, 16 and 64 KiB granules |
 //!
 //! The layers: [`spec`] holds the architecture's types and nothing else; `entries` says what goes
 //! into table entries; the queues and tables talk to one SMMU through its
@@ -19,10 +20,6 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "attaching and unmapping do not use ATS yet")
-)]
 mod ats;
 mod attach;
 mod command_queue;

@@ -7,6 +7,7 @@ use lock_api::Mutex;
 use iommu_core::entry::{Plan, Rules, Target};
 use iommu_core::{Culprit, DmaMemory, Domain, Error, ErrorKind, Platform, RegisterBank, Result};
 
+use crate::ats::Endpoints;
 use crate::command_queue::CommandQueue;
 use crate::config::{Config, ShutdownPolicy, StreamTableFormat};
 use crate::entries::{self, WalkAttributes};
@@ -87,6 +88,7 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
         abort,
         bypass,
         doubts: AtomicU64::new(0),
+        endpoints: Endpoints::new(),
         power: Mutex::new(Power::Untouched),
     };
     inner.preset_rmrs()?;
@@ -230,6 +232,7 @@ impl<P: Platform> Inner<P> {
 
     fn turn_off(&self, policy: ShutdownPolicy) -> Result {
         let hardware = &self.hardware;
+        self.end_all_ats();
         // First: from the moment translation ends, this is all that counts.
         hardware.set_gbpa_abort(policy == ShutdownPolicy::Abort)?;
         hardware.set_cr0(Cr0::new())?;

@@ -8,6 +8,7 @@ use iommu_core::entry::Target;
 use iommu_core::{DomainRef, Error, ErrorKind, Platform, Result, StreamId};
 use lock_api::Mutex;
 
+use crate::ats::Endpoints;
 use crate::command_queue::CommandQueue;
 use crate::config::{Config, ShutdownPolicy};
 use crate::entries::WalkAttributes;
@@ -49,6 +50,7 @@ pub(crate) struct Inner<P: Platform> {
     /// How often a wait for entries failed since the hardware was last known to use no others than
     /// those in memory.
     pub(crate) doubts: AtomicU64,
+    pub(crate) endpoints: Endpoints<P::BlockingLock>,
     pub(crate) power: Mutex<P::BlockingLock, Power>,
 }
 

@@ -1,23 +1,31 @@
 //! Changing stream table entries that the hardware may be reading: many at once, in as few waits as
 //! their plans have rounds.
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use iommu_core::entry::{Device, Plan, Rules, Step, Store, Target, WriteError, write};
 use iommu_core::{DmaMemory, Error, ErrorKind, Member, Platform, Result, StreamId};
 
+use crate::ats::{AtcSet, Ats, any_has};
 use crate::smmu::Inner;
 use crate::spec::commands::Command;
 use crate::spec::ste::{Ste, WORDS};
 use crate::stream_table::{OpenEntry, StreamEntry};
 
+/// What a stream table entry is to become.
+pub(crate) type SteTarget = Target<Ste, WORDS>;
+
 /// What the driver knows of a device.
-pub(crate) struct DeviceState<M: DmaMemory> {
-    /// What the pending commit makes of the entries.
-    pub(crate) target: Option<Target<Ste, WORDS>>,
+pub(crate) struct DeviceState<P: Platform> {
+    /// What the pending commit makes of the entries, unless it ends with ATS on.
+    pub(crate) target: Option<SteTarget>,
     /// All that the device presents, sorted.
-    pub(crate) streams: Vec<Stream<M>>,
+    pub(crate) streams: Vec<Stream<P::Memory>>,
+    /// Where both the device and the SMMU have ATS.
+    pub(crate) ats: Option<Box<Ats<P::IrqLock>>>,
 }
 
 /// A stream of a device.
@@ -27,6 +35,8 @@ pub(crate) struct Stream<M: DmaMemory> {
     live: [u64; WORDS],
     /// `None` where it is not being written.
     plan: Option<Plan>,
+    /// Whether the round under way has stored something.
+    stored: bool,
 }
 
 impl<M: DmaMemory> Stream<M> {
@@ -35,26 +45,28 @@ impl<M: DmaMemory> Stream<M> {
             entry,
             live: [0; WORDS],
             plan: None,
+            stored: false,
         }
     }
 
     /// Finds the rounds that lead from what the entry is now to `target`.
-    fn plan(&mut self, target: &Target<Ste, WORDS>, rules: Rules) -> Result<usize> {
+    fn plan(&mut self, target: &SteTarget, rules: Rules) -> Result<usize> {
         self.live = self.entry.read();
         let plan = Plan::new(&self.live, target, rules)?;
         self.plan = Some(plan);
         Ok(plan.len())
     }
 
-    /// Stores a round; returns whether there is one.
+    /// Stores the round of this number; returns whether there is one.
     #[inline]
-    fn store(&mut self, round: usize, target: &Target<Ste, WORDS>) -> bool {
-        let Some(round) = self.plan.and_then(|plan| plan.round(round)) else {
-            return false;
-        };
-        let entry = &self.entry;
-        round.apply(&mut self.live, target, |store| entry.store(store));
-        true
+    fn store(&mut self, number: usize, target: &SteTarget) -> bool {
+        let round = self.plan.and_then(|plan| plan.round(number));
+        self.stored = round.is_some();
+        if let Some(round) = round {
+            let entry = &self.entry;
+            round.apply(&mut self.live, target, |store| entry.store(store));
+        }
+        self.stored
     }
 }
 
@@ -94,37 +106,62 @@ impl<P: Platform> Inner<P> {
         }
     }
 
-    /// Notes where the member is to go. Changes nothing in memory.
+    /// Notes where the member is to go: to `target`, or with ATS where `ats` offers that and the
+    /// device has it. Changes nothing in memory.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] where one of its entries is not understood.
-    pub(crate) fn prepare(&self, member: &mut Member, target: Target<Ste, WORDS>) -> Result {
-        let culprit = member.culprit();
-        let Some((state, streams)) = member.state_and_streams::<DeviceState<P::Memory>>() else {
-            let reason = "the device's state is not this driver's";
-            return Err(Error::new(ErrorKind::Internal, reason).of(culprit));
+    /// [`ErrorKind::Unsupported`] where one of its entries is not understood,
+    /// [`ErrorKind::OutOfMemory`].
+    pub(crate) fn prepare(
+        &self,
+        member: &mut Member,
+        target: &SteTarget,
+        ats: Option<WithAts<'_, P>>,
+    ) -> Result {
+        let Some((state, streams)) = member.state_and_streams::<DeviceState<P>>() else {
+            return Err(Error::new(
+                ErrorKind::Internal,
+                "the device's state is not this driver's",
+            ));
         };
         for stream in state.presenting(streams) {
-            target
-                .check(&stream.entry.read())
-                .map_err(|error| Error::from(error).of(culprit.clone()))?;
+            target.check(&stream.entry.read())?;
         }
-        state.target = Some(target);
+        if let (Some(own), Some(WithAts { target, set })) = (&mut state.ats, ats) {
+            own.prepare(target, set, streams)?;
+        }
+        state.target = Some(*target);
         Ok(())
     }
 
-    /// Ends what [`prepare`](Self::prepare) began. Returns whether it had begun.
-    pub(crate) fn forget(&self, member: &mut Member) -> bool {
-        member
-            .state_mut::<DeviceState<P::Memory>>()
-            .is_some_and(|state| {
-                state
-                    .streams
-                    .iter_mut()
-                    .for_each(|stream| stream.plan = None);
-                state.target.take().is_some()
-            })
+    /// Undoes [`prepare`](Self::prepare).
+    pub(crate) fn cancel(&self, member: &mut Member) {
+        if let Some(state) = member.state_mut::<DeviceState<P>>() {
+            state.target = None;
+            if let Some(ats) = &mut state.ats {
+                ats.renounce();
+            }
+        }
+    }
+
+    /// Ends what [`prepare`](Self::prepare) began, after a commit that the SMMU confirmed or did
+    /// not. Returns whether the member has moved.
+    ///
+    /// # Errors
+    ///
+    /// Its device alone failed; it has not.
+    pub(crate) fn finish(&self, member: &mut Member, confirmed: bool) -> Result<bool> {
+        let Some(state) = member.state_mut::<DeviceState<P>>() else {
+            return Ok(false);
+        };
+        if state.target.take().is_none() {
+            return Ok(false);
+        }
+        match &mut state.ats {
+            None => Ok(confirmed),
+            Some(ats) => ats.finish(confirmed),
+        }
     }
 
     /// Makes the entries of all prepared members what they are to be, and waits until the hardware
@@ -138,36 +175,24 @@ impl<P: Platform> Inner<P> {
     /// Those of the command queue, with the step at which it failed. The hardware may go on with
     /// what it has cached, of any round so far; what it reads from here on aborts.
     pub(crate) fn write_entries(&self, members: &mut [Member], retag: Option<u16>) -> Result {
-        if let ([member], None) = (&mut *members, retag)
-            && let Some(state) = member.state::<DeviceState<P::Memory>>()
-            && let (Some(target), [stream]) = (&state.target, &*state.streams)
+        let result = if let ([member], None) = (&*members, retag)
+            && let Some(DeviceState {
+                target: Some(target),
+                streams,
+                ats: None,
+            }) = member.state::<DeviceState<P>>()
+            && let [stream] = &**streams
             && member.streams().len() == 1
         {
-            let result = self.write_entry(&stream.entry, target);
-            if result.is_err() {
-                self.refuse(members);
-            }
-            return result;
+            self.write_entry(&stream.entry, target)
+        } else {
+            self.write_together(members, retag)
+        };
+        if result.is_err() {
+            let moving = members.iter_mut().filter_map(moving_mut);
+            self.refuse(moving);
         }
-        self.settle()?;
-        let rules = self.rules(retag.is_some());
-        let mut rounds = 0;
-        for (state, streams) in prepared::<P::Memory>(members) {
-            let Some(target) = state.target else { continue };
-            for stream in state.presenting(streams) {
-                rounds = rounds.max(stream.plan(&target, rules)?);
-            }
-        }
-        for round in 0..rounds {
-            let result = self.round(members, round, retag);
-            if let Err(error) = result {
-                self.refuse(members);
-                #[expect(clippy::cast_possible_truncation, reason = "a plan has a few rounds")]
-                let (round, of) = (round as u8 + 1, rounds as u8);
-                return Err(error.in_step(Step { round, of }));
-            }
-        }
-        Ok(())
+        result
     }
 
     /// One entry alone.
@@ -196,38 +221,110 @@ impl<P: Platform> Inner<P> {
         }
     }
 
-    /// One round of all entries, and the wait for it.
-    fn round(&self, members: &mut [Member], round: usize, retag: Option<u16>) -> Result {
-        for (state, _) in prepared::<P::Memory>(members) {
-            let Some(target) = state.target else { continue };
-            for stream in &mut state.streams {
-                stream.store(round, &target);
-            }
+    /// All entries together.
+    fn write_together(&self, members: &mut [Member], retag: Option<u16>) -> Result {
+        self.settle()?;
+        if any_has::<P>(members) {
+            return self.write_with_ats(members, retag);
         }
-        self.hardware.platform.memory().write_barrier();
-        let members = members.iter().filter_map(Member::state);
-        let streams = members.flat_map(|state: &DeviceState<P::Memory>| &state.streams);
-        let stored = streams.filter(|stream| stream.plan.is_some_and(|plan| plan.len() > round));
-        let entries = stored.map(|stream| Command::cfgi_ste(stream.entry.id(), true));
-        let tag = retag.map(|vmid| [Command::sync(), Command::tlbi_vmid(vmid)]);
-        self.invalidate(entries.chain(tag.into_iter().flatten()))
+        let rounds = self.plan_all(members, self.rules(retag.is_some()))?;
+        self.write_rounds(members, rounds, retag)
     }
 
-    /// Makes what the hardware reads of the members' entries from here on abort, and waits for
-    /// nothing.
-    pub(crate) fn refuse(&self, members: &mut [Member]) {
-        let rules = self.rules(false);
-        for (state, streams) in prepared::<P::Memory>(members) {
-            for stream in state.presenting(streams) {
-                let mut live = stream.entry.read();
-                let plan = Plan::new(&live, &self.abort, rules);
-                for round in plan.into_iter().flat_map(Plan::rounds) {
-                    round.apply(&mut live, &self.abort, |store| stream.entry.store(store));
+    /// Plans all entries of members that move; returns the number of rounds.
+    pub(crate) fn plan_all(&self, members: &mut [Member], rules: Rules) -> Result<usize> {
+        let mut rounds = 0;
+        for member in members {
+            let Some((state, moved)) = member.state_and_streams::<DeviceState<P>>() else {
+                continue;
+            };
+            let Some((target, streams)) = state.target_and_streams() else {
+                continue;
+            };
+            for stream in streams {
+                stream.plan = None;
+                if moved.binary_search(&stream.entry.id()).is_ok() {
+                    rounds = rounds.max(stream.plan(target, rules)?);
                 }
             }
         }
+        Ok(rounds)
+    }
+
+    /// Carries out the plans.
+    pub(crate) fn write_rounds(
+        &self,
+        members: &mut [Member],
+        rounds: usize,
+        retag: Option<u16>,
+    ) -> Result {
+        for round in 0..rounds {
+            let count = self.store_round(members, round);
+            let result = self.invalidate(stored::<P>(members, count, retag));
+            result.map_err(|error| error.in_step(step(round, rounds)))?;
+        }
+        Ok(())
+    }
+
+    /// Stores one round of all entries; returns how many have one of this number.
+    pub(crate) fn store_round(&self, members: &mut [Member], number: usize) -> usize {
+        let mut count = 0;
+        let states = members.iter_mut().filter_map(Member::state_mut);
+        let moving = states.filter_map(DeviceState::<P>::target_and_streams);
+        for (target, streams) in moving {
+            for stream in streams {
+                count += usize::from(stream.store(number, target));
+            }
+        }
         self.hardware.platform.memory().write_barrier();
+        count
+    }
+
+    /// Makes what the hardware reads of the entries from here on abort, switches the devices' ATS
+    /// off, and waits for nothing.
+    pub(crate) fn refuse<'a>(
+        &self,
+        states: impl Iterator<Item = (&'a mut DeviceState<P>, &'a [StreamId])>,
+    ) {
+        for (state, streams) in states {
+            if let Some(ats) = &state.ats {
+                ats.stop();
+            }
+            self.abort(state, streams);
+            if let Some(ats) = &mut state.ats {
+                ats.refuse(streams);
+            }
+        }
         self.doubts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Makes the entries of a member abort, and waits until the hardware uses nothing else.
+    ///
+    /// # Errors
+    ///
+    /// Those of the command queue.
+    pub(crate) fn cut_off(&self, member: &mut Member) -> Result {
+        let Some((state, streams)) = member.state_and_streams::<DeviceState<P>>() else {
+            return Ok(());
+        };
+        self.abort(state, streams);
+        let entries = streams
+            .iter()
+            .map(|stream| Command::cfgi_ste(*stream, true));
+        self.invalidate(entries)
+    }
+
+    /// Makes what the hardware reads of the entries abort.
+    fn abort(&self, state: &mut DeviceState<P>, streams: &[StreamId]) {
+        let rules = self.rules(false);
+        for stream in state.presenting(streams) {
+            let mut live = stream.entry.read();
+            let plan = Plan::new(&live, &self.abort, rules);
+            for round in plan.into_iter().flat_map(Plan::rounds) {
+                round.apply(&mut live, &self.abort, |store| stream.entry.store(store));
+            }
+        }
+        self.hardware.platform.memory().write_barrier();
     }
 
     /// Makes sure that the hardware uses no entry that is not in memory any more.
@@ -250,20 +347,70 @@ impl<P: Platform> Inner<P> {
     }
 }
 
-impl<M: DmaMemory> DeviceState<M> {
+impl<P: Platform> DeviceState<P> {
     /// Those of its streams that are among `moved`.
     fn presenting<'a>(
         &'a mut self,
         moved: &'a [StreamId],
-    ) -> impl Iterator<Item = &'a mut Stream<M>> {
+    ) -> impl Iterator<Item = &'a mut Stream<P::Memory>> {
         let all = self.streams.iter_mut();
         all.filter(|stream| moved.binary_search(&stream.entry.id()).is_ok())
     }
+
+    /// What the pending commit makes of the entries, and these.
+    fn target_and_streams(&mut self) -> Option<(&SteTarget, &mut [Stream<P::Memory>])> {
+        let with_ats = self.ats.as_ref().and_then(|ats| ats.target());
+        let target = with_ats.or(self.target.as_ref())?;
+        Some((target, &mut self.streams))
+    }
+
+    /// Whether one of the plans breaks.
+    pub(crate) fn breaks(&self) -> bool {
+        let plans = self.streams.iter().filter_map(|stream| stream.plan);
+        plans.into_iter().any(Plan::breaks)
+    }
 }
 
-/// The driver's states of all members, with the streams that each moves.
-fn prepared<M: DmaMemory>(
-    members: &mut [Member],
-) -> impl Iterator<Item = (&mut DeviceState<M>, &[StreamId])> {
-    members.iter_mut().filter_map(Member::state_and_streams)
+/// Invalidates what the latest round has changed: `count` entries, and what is tagged `retag`.
+pub(crate) fn stored<P: Platform>(
+    members: &[Member],
+    count: usize,
+    retag: Option<u16>,
+) -> impl Iterator<Item = Command> {
+    let streams = moving::<P>(members).flat_map(|state| &state.streams);
+    let mut stored = streams.filter(|stream| stream.stored);
+    // The queue does best where it knows how many there are.
+    let entries = (0..count).map(move |_| match stored.next() {
+        Some(stream) => Command::cfgi_ste(stream.entry.id(), true),
+        None => Command::sync(),
+    });
+    let tag = retag.map(|vmid| [Command::sync(), Command::tlbi_vmid(vmid)]);
+    entries.chain(tag.into_iter().flatten())
+}
+
+/// The round of this number, from 0, of so many.
+pub(crate) const fn step(number: usize, rounds: usize) -> Step {
+    #[expect(clippy::cast_possible_truncation, reason = "a plan has a few rounds")]
+    let (round, of) = (number as u8 + 1, rounds as u8);
+    Step { round, of }
+}
+
+/// What an entry becomes for a device with ATS, and whom the domain's invalidations are for then.
+pub(crate) struct WithAts<'a, P: Platform> {
+    pub(crate) target: &'a SteTarget,
+    pub(crate) set: &'a Arc<AtcSet<P::IrqLock>>,
+}
+
+/// The driver's state of a member that the pending commit moves, with the streams of it that move.
+fn moving_mut<P: Platform>(member: &mut Member) -> Option<(&mut DeviceState<P>, &[StreamId])> {
+    let moving = |(state, _): &(&mut DeviceState<P>, _)| state.target.is_some();
+    member.state_and_streams().filter(moving)
+}
+
+/// The driver's states of all members that the pending commit moves.
+pub(crate) fn moving<P: Platform>(members: &[Member]) -> impl Iterator<Item = &DeviceState<P>> {
+    let moving = |state: &&DeviceState<P>| state.target.is_some();
+    members
+        .iter()
+        .filter_map(move |member| member.state().filter(moving))
 }

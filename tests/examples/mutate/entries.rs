@@ -163,11 +163,19 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         )],
     ),
     mutation(
+        "a wait that failed for one device ends the translations of its whole group",
+        ENTRIES,
+        &[(
+            "let moving = members.iter_mut().filter_map(moving_mut);",
+            "let moving = members.iter_mut().filter_map(Member::state_and_streams);",
+        )],
+    ),
+    mutation(
         "after a wait that failed entries stay as they are",
         ENTRIES,
         &[(
-            "                self.refuse(members);\n                #[expect",
-            "                #[expect",
+            "            self.refuse(moving);\n",
+            "            drop(moving);\n",
         )],
     ),
 ];

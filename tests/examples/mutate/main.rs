@@ -3,6 +3,8 @@
 //!
 //! `-- NAME...` tries only mutations whose names contain one of the words; `-- --list` names them.
 
+mod ats;
+mod contracts;
 mod entries;
 mod list;
 
@@ -16,7 +18,13 @@ use list::Mutation;
 
 /// All of them.
 fn mutations() -> impl Iterator<Item = &'static Mutation> {
-    list::MUTATIONS.iter().chain(entries::MUTATIONS)
+    let all = [
+        list::MUTATIONS,
+        entries::MUTATIONS,
+        ats::MUTATIONS,
+        contracts::MUTATIONS,
+    ];
+    all.into_iter().flatten()
 }
 
 fn main() -> ExitCode {

@@ -2,7 +2,8 @@ use std::sync::Arc;
 use std::vec;
 use std::vec::Vec;
 
-use iommu_core::{BasicPlatform, PhysAddr, RawLock, SpinLock};
+use iommu_core::entry::Target;
+use iommu_core::{BasicPlatform, DeviceControl, DeviceInfo, PhysAddr, RawLock, SpinLock};
 use mock_hw::smmuv3::{ModelBank, ModelConfig, SmmuModel};
 use mock_hw::{MockClock, MockMemory};
 
@@ -30,7 +31,7 @@ fn words(commands: impl Iterator<Item = Command>) -> Vec<[u64; 2]> {
 
 fn set(streams: &[u32]) -> Set {
     let set = Set::new();
-    set.add(&ids(streams)).unwrap();
+    set.add(&ids(streams), false).unwrap();
     set
 }
 
@@ -90,7 +91,7 @@ fn the_devices_follow_a_synchronisation_after_the_tlb() {
 #[test]
 fn a_stream_leaves_when_it_was_removed_as_often_as_added() {
     let set = set(&[4, 9, 4]);
-    set.add(&ids(&[9, 1])).unwrap();
+    set.add(&ids(&[9, 1]), false).unwrap();
     set.remove(&ids(&[4, 1, 5]));
     assert_eq!(unmapped(&set), [TLBI, SYNC, atc(4), atc(9)]);
     set.remove(&ids(&[9]));
@@ -104,7 +105,7 @@ fn a_stream_leaves_when_it_was_removed_as_often_as_added() {
 fn whoever_unmaps_sees_who_came_while_its_commands_went_into_the_queue() {
     let set = set(&[4, 9]);
     let came = core::iter::once(Command(TLBI)).inspect(|_| {
-        set.add(&ids(&[2, 6])).unwrap();
+        set.add(&ids(&[2, 6]), false).unwrap();
         set.remove(&ids(&[4]));
     });
     let mut commands = set.unmap(came, PAGE).map(|command| command.0);
@@ -112,11 +113,11 @@ fn whoever_unmaps_sees_who_came_while_its_commands_went_into_the_queue() {
     assert_eq!(so_far, [TLBI, SYNC, atc(2), atc(6)]);
     // Others who come and go hide nobody who stays.
     set.remove(&ids(&[2, 6]));
-    set.add(&ids(&[1, 3, 5, 7])).unwrap();
+    set.add(&ids(&[1, 3, 5, 7]), false).unwrap();
     assert_eq!(commands.next(), Some(atc(7)));
     assert_eq!(commands.next(), Some(atc(9)));
     assert_eq!(commands.next(), None);
-    set.add(&ids(&[20])).unwrap();
+    set.add(&ids(&[20]), false).unwrap();
     assert_eq!(commands.next(), None, "it ended");
 }
 
@@ -129,9 +130,13 @@ fn a_device_that_is_refused_is_not_asked() {
         [TLBI, SYNC, [0x4_0000_0003, 1], atc(9)],
         "CMD_CFGI_STE, Leaf"
     );
-    // Once it comes back, it is.
-    set.add(&ids(&[4])).unwrap();
-    assert_eq!(unmapped(&set), [TLBI, SYNC, atc(4), atc(9)]);
+    // That it comes once more changes nothing until somebody says so.
+    set.add(&ids(&[4]), false).unwrap();
+    set.add(&ids(&[9, 12]), true).unwrap();
+    let cfgi = |stream: u64| [stream << 32 | 3, 1];
+    assert_eq!(unmapped(&set), [TLBI, SYNC, cfgi(4), atc(9), cfgi(12)]);
+    set.ask(&ids(&[4, 12]));
+    assert_eq!(unmapped(&set), [TLBI, SYNC, atc(4), atc(9), atc(12)]);
 }
 
 type Smmu = ArmSmmuV3<BasicPlatform<ModelBank, MockMemory, MockClock>>;
@@ -162,7 +167,7 @@ fn translations_end_everywhere_with_one_wait() {
     let end = || smmu.inner.end_translations(&set, [Command(TLBI)], PAGE);
     end().unwrap();
     assert_eq!((model.commands(), model.waits()), (vec![TLBI, SYNC], 1));
-    set.add(&ids(&[4, 9])).unwrap();
+    set.add(&ids(&[4, 9]), false).unwrap();
     model.clear_commands();
     end().unwrap();
     let expected = vec![TLBI, SYNC, atc(4), atc(9), SYNC];
@@ -180,7 +185,7 @@ fn translations_end_everywhere_with_one_wait() {
 fn the_first_device_may_come_while_translations_end() {
     let (model, smmu) = smmu();
     let set = Set::new();
-    let came = core::iter::once(Command(TLBI)).inspect(|_| set.add(&ids(&[4])).unwrap());
+    let came = core::iter::once(Command(TLBI)).inspect(|_| set.add(&ids(&[4]), false).unwrap());
     smmu.inner.end_translations(&set, came, PAGE).unwrap();
     assert_eq!(model.commands(), [TLBI, SYNC, SYNC, atc(4), SYNC]);
 }
@@ -198,4 +203,59 @@ fn nobody_holds_the_set_while_the_hardware_works() {
         .unwrap();
     model.set_command_hook(None);
     assert_eq!(model.syncs(), 2);
+}
+
+/// A device that can be switched.
+struct Switchable;
+
+impl DeviceControl for Switchable {
+    fn has_ats(&self) -> bool {
+        true
+    }
+
+    fn set_ats(&self, _on: bool) -> Result {
+        Ok(())
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_device_that_was_refused_before_it_has_answered() {
+    let cfgi = [0x4_0000_0003, 1];
+    let streams = ids(&[4]);
+    let info = DeviceInfo::new("gpu").streams([4_u32]);
+    let mut gpu = Ats::new(Arc::new(Endpoint::new(&info, Arc::new(Switchable))));
+    let sets = [(); 2].map(|()| Arc::new(Set::new()));
+    let asks = || sets.each_ref().map(|set| unmapped(&**set));
+    let target = Target::new(crate::entries::abort().to_words()).unwrap();
+    for moved in [false, true] {
+        gpu.prepare(&target, &sets[0], &streams).unwrap();
+        assert_eq!(gpu.finish(moved).unwrap(), moved);
+        assert_eq!(asks()[0], [TLBI, SYNC, atc(4)]);
+    }
+
+    gpu.refuse(&streams);
+    assert_eq!(asks()[0], [TLBI, SYNC, cfgi]);
+    // An attempt that comes to nothing changes nothing.
+    for set in &sets {
+        gpu.prepare(&target, set, &streams).unwrap();
+        assert_eq!(asks()[0], [TLBI, SYNC, cfgi]);
+        gpu.renounce();
+        assert_eq!(asks(), [vec![TLBI, SYNC, cfgi], vec![TLBI]]);
+    }
+    // One that fails is another domain that may be in use; once more is not.
+    for _ in 0..2 {
+        gpu.prepare(&target, &sets[1], &streams).unwrap();
+        assert!(!gpu.finish(false).unwrap());
+        assert_eq!(asks(), [[TLBI, SYNC, cfgi], [TLBI, SYNC, cfgi]]);
+    }
+    sets[1].remove(&streams);
+    assert_eq!(asks()[1], [TLBI], "it was in there once");
+    sets[1].add(&streams, true).unwrap();
+    // One that is to succeed has it answer first.
+    gpu.prepare(&target, &sets[1], &streams).unwrap();
+    assert!(!gpu.leave(false) && gpu.flushes());
+    assert!(!gpu.answered(true));
+    assert_eq!(asks(), [[TLBI, SYNC, atc(4)], [TLBI, SYNC, atc(4)]]);
+    assert!(gpu.finish(true).unwrap());
+    assert_eq!(asks(), [vec![TLBI], vec![TLBI, SYNC, atc(4)]]);
 }
