@@ -111,7 +111,11 @@ fn a_wait_that_never_ends_says_in_which_round_it_was() {
             let error = setup.device.attach(&new).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::IommuTimedOut, "{what}");
             let step = error.step().unwrap();
-            assert_eq!((step.round.into(), step.of.into()), (round, rounds), "{what}");
+            assert_eq!(
+                (step.round.into(), step.of.into()),
+                (round, rounds),
+                "{what}"
+            );
             let expected = format!("in round {round} of {rounds} of writing entries");
             assert!(error.to_string().ends_with(&expected), "{what}: {error}");
 

@@ -207,3 +207,21 @@ fn between_any_two_stores_an_entry_is_what_it_was_or_what_it_is_to_be() {
         assert_eq!(setup.model.violations(), [""; 0]);
     }
 }
+
+/// Whether DMA would break off is known before an attach.
+#[test]
+fn what_an_attach_would_take_is_known_before() {
+    let setup = Setup::new(Atomicity::Word);
+    for from in setup.domains() {
+        for to in setup.domains() {
+            setup.attach(&from.domain);
+            let plan = setup.smmu.plan(StreamId(STREAMS[0]), &to.domain).unwrap();
+            let still = Arc::ptr_eq(&from.domain, &to.domain);
+            assert_eq!(plan.is_empty(), still, "{plan}");
+            // Another stage, or another stage 2, has another VMID.
+            let stages = [from.config(), to.config()];
+            let breaks = !still && matches!(stages, [0b101, 0b110] | [0b110, 0b101 | 0b110]);
+            assert_eq!(plan.breaks(), breaks, "{plan}");
+        }
+    }
+}
