@@ -41,9 +41,8 @@ impl<P: Platform> ArmSmmuV3<P> {
 
     /// In which rounds attaching `domain` would change the entry of `stream`, as it is now: how
     /// often that waits for the hardware, and whether DMA breaks off meanwhile. An attach may do
-    /// better than this where nobody else uses a stage-2 domain. Where the entry allows ATS now, it
-    /// is taken to go on doing so, if `domain` can have that; switching a device's ATS off, which is
-    /// a wait of its own, is not among the rounds.
+    /// better than this where nobody else uses a stage-2 domain. Switching a device's ATS off, where
+    /// it has that on and `domain` has none or the plan breaks, is one more wait before the rounds.
     ///
     /// Context: may block.
     ///
@@ -51,14 +50,14 @@ impl<P: Platform> ArmSmmuV3<P> {
     ///
     /// As [`Group::attach`](iommu_core::Group::attach), where the domain or the entry does not fit.
     pub fn plan(&self, stream: StreamId, domain: &DomainRef) -> Result<Plan> {
-        let live = self.inner.reach(stream)?.read();
+        let entry = self.inner.reach(stream)?;
         let without = self.target(domain)?;
         let with = paging::<P>(domain).and_then(PagingDomain::with_ats);
         let target = match with {
-            Some(with) if Ste::from_words(live).allows_ats() => with.target,
+            Some(with) if self.inner.endpoints.present(stream) => with.target,
             _ => without,
         };
-        Ok(Plan::new(&live, target, self.inner.rules(false))?)
+        Ok(Plan::new(&entry.read(), target, self.inner.rules(false))?)
     }
 
     /// What the entries of `streams` say that they are on.

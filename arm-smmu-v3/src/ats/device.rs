@@ -88,6 +88,13 @@ impl<L: RawLock> Endpoints<L> {
         all.retain(|other| !Arc::ptr_eq(other, endpoint));
     }
 
+    /// Whether one of them presents this stream.
+    pub(crate) fn present(&self, stream: StreamId) -> bool {
+        let known = self.0.lock();
+        let mut all = known.all.iter();
+        all.any(|endpoint| endpoint.streams.binary_search(&stream).is_ok())
+    }
+
     /// Switches the ATS of a device on, whose cache is empty and whose entries allow it.
     pub(super) fn switch_on(&self, endpoint: &Endpoint) -> Result {
         let known = self.0.lock();

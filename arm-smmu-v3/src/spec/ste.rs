@@ -194,15 +194,6 @@ impl Ste {
     /// `EATS`: full ATS (5.2).
     pub const FULL_ATS: u8 = 1;
 
-    /// Whether devices may ask for translations and pass what they have translated (5.2, EATS),
-    /// where `SMMU_CR0.ATSCHK` is set.
-    #[must_use]
-    pub const fn allows_ats(&self) -> bool {
-        let config = self.word0.config();
-        let translates = config.has_stage1() || config.has_stage2();
-        self.word0.valid() && translates && self.word1.eats() != 0
-    }
-
     /// The entry as words, the first first.
     #[must_use]
     pub fn to_words(self) -> [u64; WORDS] {

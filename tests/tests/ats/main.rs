@@ -9,7 +9,7 @@ mod silent;
 use std::sync::{Arc, Mutex, Weak};
 
 use arm_smmu_v3::ShutdownPolicy;
-use iommu_core::{DomainRef, NoControl, Rest, Stage};
+use iommu_core::{DomainRef, NoControl, Rest, Stage, StreamId};
 use mock_hw::smmuv3::{AtsEvent, Order, SmmuModel, StreamConfig};
 
 use rig::{Rig, STREAMS, Space, first_stream, read};
@@ -176,6 +176,25 @@ fn a_device_invalidates_everything_before_it_is_on_and_after_it_is_off() {
     assert_eq!(on(&rig.identity()), []);
     assert_eq!(on(&one.domain), [EVERYTHING, On]);
     rig.is_clean();
+}
+
+#[test]
+fn a_plan_tells_of_ats() {
+    let rig = Rig::with(Order::Adverse, 0, 2, |device, hardware| match device {
+        0 => Arc::new(hardware.clone()),
+        _ => Arc::new(NoControl),
+    });
+    let plan = |device, space: &Space| {
+        let stream = StreamId(first_stream(device) + 1);
+        rig.smmu.plan(stream, &space.domain).unwrap().to_string()
+    };
+    let spaces = [1, 2].map(|mark| rig.space(Stage::First, mark));
+    let both = |space| (plan(0, space), plan(1, space));
+    let is = |first: &str, second: &str| (first.to_string(), second.to_string());
+    assert_eq!(both(&spaces[0]), is("fill 1, swing 0", "swing 0"));
+    rig.attach(&spaces[0].domain);
+    assert_eq!(both(&spaces[0]), is("nothing", "nothing"));
+    assert_eq!(both(&spaces[1]), is("swing 0", "swing 0"));
 }
 
 #[test]
