@@ -175,7 +175,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         ENTRIES,
         &[(
             "            self.refuse(moving);\n",
-            "            drop(moving);\n",
+            "            self.refuse(moving.take(0));\n",
         )],
     ),
 ];
