@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arm_smmu_v3::{ArmSmmuV3, Config};
 use iommu_core::{
     Attached, DefaultDomain, Device, DeviceInfo, DmaBlock, DomainRef, ErrorKind, Iommu,
-    IommuConfig, Iova, MappedBlock, NoControl, PagingConfig, Prot, Stage,
+    IommuConfig, Iova, MappedBlock, NoControl, PagingConfig, PhysAddr, Prot, Stage,
 };
 use mock_hw::smmuv3::{ModelConfig, SmmuModel};
 use mock_hw::{Access, MockMemory, Outcome};
@@ -175,4 +175,38 @@ fn an_unmap_reaches_translations_under_a_borrowed_tag() {
     drop(one);
     setup.device.attach(&two).unwrap();
     assert!(setup.reaches(NEW));
+}
+
+/// Bits that this driver has no meaning for: what the hardware makes of the entry is not known, so
+/// it goes nowhere but out of use.
+#[test]
+fn an_entry_that_is_not_understood_is_only_ever_blocked() {
+    let setup = Setup::new(1);
+    let (one, _one) = setup.domain(Some(Stage::First), OLD);
+    setup.device.attach(&one).unwrap();
+    let model = setup.machine.model();
+    let entry = model.stream_entry(STREAMS[0]).unwrap();
+    // S2FWB (5.2, bit 89).
+    let (word1, fwb) = (PhysAddr(entry.0 + 8), 1 << 25);
+    setup.machine.memory().corrupt_word(word1, fwb);
+    let before: Vec<_> = words(&setup, entry);
+    model.clear_commands();
+    let identity = setup.iommu.identity_domain().unwrap();
+    let error = setup.device.attach(&identity).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(setup.device.attached().is(&one), "it is where it was");
+    assert_eq!(words(&setup, entry), before);
+    assert_eq!(model.commands(), [[0; 2]; 0]);
+    let blocked = setup.iommu.blocked_domain();
+    setup.device.attach(&blocked).unwrap();
+    assert!(!setup.reaches(OLD));
+    // Where nothing passes, the bit counts for nothing, and goes with the next attach.
+    setup.device.attach(&one).unwrap();
+    assert!(setup.reaches(OLD));
+    assert_eq!(words(&setup, entry)[1] & fwb, 0);
+}
+
+fn words(setup: &Setup, entry: PhysAddr) -> Vec<u64> {
+    let word = |at| setup.machine.memory().read_word(PhysAddr(entry.0 + at));
+    (0..64).step_by(8).map(|at| word(at).unwrap()).collect()
 }
