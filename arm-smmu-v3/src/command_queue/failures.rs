@@ -51,8 +51,8 @@ impl Failures {
     }
 }
 
-/// The graver of two results. That a device did not answer says that everything else was done, so
-/// any other error is graver.
+/// The graver of two results. That a device did not answer says that all was done but for
+/// invalidations at devices (4.7.3), so any other error is graver.
 pub(super) fn graver(first: Result, second: Result) -> Result {
     match (&first, &second) {
         (Ok(()), _) => second,
