@@ -21,6 +21,7 @@ const STREAMS: [u32; 2] = [0x10, 0x11];
 const OLD: u64 = 0x40_0000;
 const NEW: u64 = 0x80_0000;
 const SYNC: u64 = 0x46;
+const CFGI_ALL: [u64; 2] = [0x04, 31];
 const TLBI_S12_VMALL: u64 = 0x28;
 
 struct Setup {
@@ -140,7 +141,10 @@ fn a_wait_that_never_ends_says_in_which_round_it_was() {
             // It answers again.
             model.set_command_hook(None);
             model.freeze_commands(false);
+            model.clear_commands();
             setup.device.attach(&new).unwrap();
+            // What it still had cached of the entries is forgotten first.
+            assert!(model.commands().contains(&CFGI_ALL), "{what}");
             assert_eq!(
                 (setup.reaches(OLD), setup.reaches(NEW)),
                 (false, to.is_some()),
@@ -165,6 +169,8 @@ fn an_unmap_reaches_translations_under_a_borrowed_tag() {
     let model = setup.machine.model();
     model.set_command_hook(None);
     model.freeze_commands(false);
+    // What is still in the queue is done with the next command.
+    drop(setup.domain(Some(Stage::First), NEW));
     model.clear_commands();
     mapped.unwrap().unmap().unwrap();
     let sent = model.commands();
