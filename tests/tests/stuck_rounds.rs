@@ -12,7 +12,7 @@ use iommu_core::{
     Attached, DefaultDomain, Device, DeviceInfo, DmaBlock, DomainRef, ErrorKind, Iommu,
     IommuConfig, Iova, MappedBlock, NoControl, PagingConfig, PhysAddr, Prot, Stage,
 };
-use mock_hw::smmuv3::{ModelConfig, SmmuModel};
+use mock_hw::smmuv3::{ModelConfig, SmmuModel, StreamConfig};
 use mock_hw::{Access, MockMemory, Outcome};
 use tests::machine::Machine;
 use tests::model::ModelMachine;
@@ -174,13 +174,18 @@ fn an_unmap_reaches_translations_under_a_borrowed_tag() {
     model.clear_commands();
     mapped.unwrap().unmap().unwrap();
     let sent = model.commands();
-    let tags = sent
+    let tags: Vec<_> = sent
         .iter()
-        .filter(|[word0, _]| word0 & 0xff == TLBI_S12_VMALL);
-    assert_eq!(tags.count(), 1, "{sent:x?}");
+        .filter(|[word0, _]| word0 & 0xff == TLBI_S12_VMALL)
+        .map(|[word0, _]| word0 >> 32 & 0xffff)
+        .collect();
     drop(one);
     setup.device.attach(&two).unwrap();
     assert!(setup.reaches(NEW));
+    let StreamConfig::Stage2 { stage2, .. } = model.stream_config(STREAMS[0]) else {
+        panic!("{:?}", model.stream_config(STREAMS[0]));
+    };
+    assert_eq!(tags, [stage2.vmid.into()], "{sent:x?}");
 }
 
 /// Bits that this driver has no meaning for: what the hardware makes of the entry is not known, so
