@@ -178,6 +178,7 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
             }
             member.landed();
         }
+        self.inner.tidy(members);
         result
     }
 

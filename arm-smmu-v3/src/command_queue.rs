@@ -9,6 +9,7 @@
 //! room takes it: a caller never waits for another one, who may have been interrupted.
 
 mod failures;
+mod posting;
 mod recovery;
 
 use core::mem;
@@ -22,6 +23,8 @@ use crate::spec::commands::{Command, SIZE};
 use crate::spec::registers::{QueueBase, offset};
 use failures::{Failures, graver};
 
+pub(crate) use posting::Unsettled;
+
 const QUEUE: &str = "command queue";
 
 /// A place for one command.
@@ -31,6 +34,11 @@ pub(crate) struct CommandQueue<M: DmaMemory, L: RawLock> {
     entries: DmaBlock<M>,
     /// The number of commands that the queue holds, a power of two.
     capacity: u64,
+    /// Positions below this one hold commands that nobody has waited for; 0 for none.
+    posted: AtomicU64,
+    /// How often something came between the hardware and an invalidation since everything was
+    /// last invalidated.
+    doubts: AtomicU64,
     state: Mutex<L, State>,
 }
 
@@ -95,6 +103,8 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         Ok(Self {
             entries,
             capacity: 1 << log2,
+            posted: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
             state: Mutex::new(State::new(Condition::Closed)),
         })
     }

@@ -38,6 +38,7 @@ mod reset;
 mod smmu;
 pub mod spec;
 mod stream_table;
+mod tidy;
 mod write;
 
 pub use config::{Config, ShutdownPolicy, StreamTableFormat};

@@ -1,7 +1,5 @@
 //! Bring-up (3.11) and shutdown.
 
-use core::sync::atomic::AtomicU64;
-
 use lock_api::Mutex;
 
 use iommu_core::entry::{Plan, Rules, Target};
@@ -87,7 +85,6 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
         identity: Domain::identity(),
         abort,
         bypass,
-        doubts: AtomicU64::new(0),
         endpoints: Endpoints::new(),
         power: Mutex::new(Power::Untouched),
     };

@@ -2,7 +2,6 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::AtomicU64;
 
 use iommu_core::entry::Target;
 use iommu_core::{DomainRef, Error, ErrorKind, Platform, Result, StreamId};
@@ -47,9 +46,6 @@ pub(crate) struct Inner<P: Platform> {
     pub(crate) identity: DomainRef,
     pub(crate) abort: Target<Ste, WORDS>,
     pub(crate) bypass: Target<Ste, WORDS>,
-    /// How often a wait for entries failed since the hardware was last known to use no others than
-    /// those in memory.
-    pub(crate) doubts: AtomicU64,
     pub(crate) endpoints: Endpoints<P::BlockingLock>,
     pub(crate) power: Mutex<P::BlockingLock, Power>,
 }

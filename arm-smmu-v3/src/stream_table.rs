@@ -181,6 +181,11 @@ impl<M: DmaMemory, L: RawLock> StreamTable<M, L> {
         })
     }
 
+    /// What an entry is that nobody has asked for.
+    pub(crate) fn unused(&self) -> &Ste {
+        &self.unused
+    }
+
     pub(crate) fn base(&self) -> StrtabBase {
         let addr = (self.root.addr().0 >> 6) & ((1 << 50) - 1);
         StrtabBase::new().with_addr(addr).with_ra(true)

@@ -4,12 +4,12 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use iommu_core::entry::{Device, Plan, Rules, Step, Store, Target, WriteError, write};
 use iommu_core::{DmaMemory, Error, ErrorKind, Member, Platform, Result, StreamId};
 
 use crate::ats::{AtcSet, Ats, any_has};
+use crate::command_queue::Unsettled;
 use crate::smmu::Inner;
 use crate::spec::commands::Command;
 use crate::spec::ste::{Ste, WORDS};
@@ -295,7 +295,7 @@ impl<P: Platform> Inner<P> {
                 ats.refuse(streams);
             }
         }
-        self.doubts.fetch_add(1, Ordering::AcqRel);
+        self.commands.doubt();
     }
 
     /// Makes the entries of a member abort, and waits until the hardware uses nothing else.
@@ -330,19 +330,19 @@ impl<P: Platform> Inner<P> {
     /// Makes sure that the hardware uses no entry that is not in memory any more.
     #[inline]
     fn settle(&self) -> Result {
-        match self.doubts.load(Ordering::Acquire) {
-            0 => Ok(()),
-            doubts => self.settle_doubts(doubts),
+        match self.commands.unsettled() {
+            None => Ok(()),
+            Some(unsettled) => self.settle_what(unsettled),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn settle_doubts(&self, doubts: u64) -> Result {
-        self.invalidate([Command::cfgi_all()])?;
-        // Where more were raised meanwhile, they are for the next to settle.
-        let (settled, relaxed) = (Ordering::AcqRel, Ordering::Relaxed);
-        let _ = self.doubts.compare_exchange(doubts, 0, settled, relaxed);
+    fn settle_what(&self, unsettled: Unsettled) -> Result {
+        if !self.commands.catch_up(&self.hardware, unsettled)? {
+            self.invalidate([Command::cfgi_all()])?;
+            self.commands.settled(unsettled);
+        }
         Ok(())
     }
 }
@@ -355,6 +355,14 @@ impl<P: Platform> DeviceState<P> {
     ) -> impl Iterator<Item = &'a mut Stream<P::Memory>> {
         let all = self.streams.iter_mut();
         all.filter(|stream| moved.binary_search(&stream.entry.id()).is_ok())
+    }
+
+    /// The entries of those of its streams that are among `moved`.
+    pub(crate) fn entries<'a>(
+        &'a mut self,
+        moved: &'a [StreamId],
+    ) -> impl Iterator<Item = &'a StreamEntry<P::Memory>> {
+        self.presenting(moved).map(|stream| &stream.entry)
     }
 
     /// What the pending commit makes of the entries, and these.

@@ -188,6 +188,34 @@ fn an_unmap_reaches_translations_under_a_borrowed_tag() {
     assert_eq!(tags, [stage2.vmid.into()], "{sent:x?}");
 }
 
+/// What a stage 2 left in an entry that is blocked is cleared, and nobody waits for that but the
+/// next attach: until it is done, the hardware may hold both the old tag and the new entry.
+#[test]
+fn what_is_cleared_in_a_blocked_entry_is_done_before_the_entry_is_used() {
+    for streams in 1..=2 {
+        let setup = Setup::new(streams);
+        let model = setup.machine.model();
+        let (one, _one) = setup.domain(Some(Stage::First), NEW);
+        let (two, _two) = setup.domain(Some(Stage::Second), OLD);
+        setup.device.attach(&two).unwrap();
+        setup.stops_after(1);
+        setup.device.attach(&setup.iommu.blocked_domain()).unwrap();
+        let entry = model.stream_entry(STREAMS[0]).unwrap();
+        assert_eq!(words(&setup, entry)[2..], [0; 6], "neither tag nor table");
+        let error = setup.device.attach(&one).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.step()),
+            (ErrorKind::IommuTimedOut, None)
+        );
+        assert!(!setup.reaches(OLD) && !setup.reaches(NEW));
+        model.set_command_hook(None);
+        model.freeze_commands(false);
+        setup.device.attach(&one).unwrap();
+        assert!(!setup.reaches(OLD) && setup.reaches(NEW));
+        assert_eq!(model.violations(), [""; 0]);
+    }
+}
+
 /// Bits that this driver has no meaning for: what the hardware makes of the entry is not known, so
 /// it goes nowhere but out of use.
 #[test]

@@ -95,6 +95,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
                     return Err(refused);
                 }
                 state.failures.push(at, refused);
+                self.doubt_posted(at);
                 // The hardware starts again with the same slot: a command that cannot fail.
                 self.put(at, Command::sync());
                 self.clean(at, at + 1);

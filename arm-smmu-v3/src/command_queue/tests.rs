@@ -309,3 +309,47 @@ fn a_full_queue_is_waited_for_within_the_bound() {
         .chain([SYNC]);
     assert_eq!(lab.taken(), expected.collect::<Vec<_>>());
 }
+
+#[test]
+fn what_is_posted_is_not_waited_for_but_by_who_asks_for_it() {
+    let lab = Lab::new();
+    let (start, queue) = (lab.smmu.now(), &lab.queue);
+    assert!(queue.unsettled().is_none());
+    // Three and a SYNC fill the queue; the others are not asked for.
+    let mut asked = commands(1, 5);
+    queue.post(&lab.hardware, asked.by_ref());
+    assert_eq!(asked.count(), 2);
+    queue.post(&lab.hardware, commands(2, 1));
+    assert_eq!((lab.smmu.now(), lab.taken()), (start, Vec::new()));
+    let unsettled = queue.unsettled().expect("commands that nobody saw");
+    assert!(queue.catch_up(&lab.hardware, unsettled).unwrap());
+    assert!(lab.smmu.now() > start && queue.unsettled().is_none());
+    assert_eq!(lab.taken(), in_parts(1, 3));
+
+    // Nothing is posted, and nothing is to be looked at.
+    queue.post(&lab.hardware, commands(1, 0));
+    assert!(queue.unsettled().is_none() && lab.smmu.registers().prod == 4);
+
+    queue.post(&lab.hardware, commands(1, 1));
+    lab.smmu.registers().dead = true;
+    let unsettled = queue.unsettled().expect("commands that nobody saw");
+    let error = queue.catch_up(&lab.hardware, unsettled).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::IommuTimedOut);
+    assert!(queue.unsettled().is_some());
+}
+
+#[test]
+fn what_was_posted_and_refused_stays_in_doubt() {
+    for seen_by_others in [false, true] {
+        let lab = Lab::new();
+        lab.queue.post(&lab.hardware, [ILLEGAL].into_iter());
+        if seen_by_others {
+            lab.run(commands(1, 1)).unwrap();
+        }
+        let unsettled = lab.queue.unsettled().expect("commands that nobody saw");
+        assert!(!lab.queue.catch_up(&lab.hardware, unsettled).unwrap());
+        let unsettled = lab.queue.unsettled().expect("a command that was refused");
+        lab.queue.settled(unsettled);
+        assert!(lab.queue.unsettled().is_none());
+    }
+}

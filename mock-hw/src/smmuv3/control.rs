@@ -156,8 +156,8 @@ impl SmmuModel {
         self.state().waits.count
     }
 
-    /// Counts waits from 0 again.
+    /// Counts waits from 0 again. To look whether a CMD_SYNC is done that is done by now is none.
     pub fn clear_waits(&self) {
-        self.state().waits.count = 0;
+        self.state().clear_waits();
     }
 }

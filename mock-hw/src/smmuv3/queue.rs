@@ -33,6 +33,16 @@ impl Waits {
         self.looking = false;
     }
 
+    /// It is known which CMD_SYNCs are done.
+    fn see(&mut self, prod: u64, cons: u64, wrap: u64) {
+        let left = |index: u64| prod.wrapping_sub(index) & wrap;
+        while let Some(index) = self.unseen.front()
+            && left(*index) >= left(cons)
+        {
+            self.unseen.pop_front();
+        }
+    }
+
     /// A CMD_SYNC told by message that it is done.
     pub(super) fn message(&mut self) {
         if !std::mem::replace(&mut self.told, true) {
@@ -120,15 +130,16 @@ impl State {
         if !waits.unseen.is_empty() && !std::mem::replace(&mut waits.looking, true) {
             waits.count += 1;
         }
-        let left = |index: u64| prod.wrapping_sub(index) & wrap;
-        while let Some(index) = waits.unseen.front()
-            && left(*index) >= left(cons)
-        {
-            waits.unseen.pop_front();
-        }
+        waits.see(prod, cons, wrap);
         let seen = self.regs.cmdq_cons;
         self.commands.lag = self.commands.lag.saturating_sub(1);
         seen
+    }
+
+    pub(super) fn clear_waits(&mut self) {
+        let (prod, cons, wrap) = self.indexes();
+        self.waits.count = 0;
+        self.waits.see(prod, cons, wrap);
     }
 
     fn command(&self, at: u64) -> Result<[u64; 2], CommandError> {

@@ -157,9 +157,44 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     mutation(
         "after a wait that failed nothing is settled",
         ENTRIES,
+        &[("        self.commands.doubt();\n", "")],
+    ),
+    mutation(
+        "what nobody waited for is taken for done",
+        ENTRIES,
         &[(
-            "self.doubts.fetch_add(1, Ordering::AcqRel);",
-            "self.doubts.fetch_add(0, Ordering::AcqRel);",
+            "Some(unsettled) => self.settle_what(unsettled),",
+            "Some(_) => Ok(()),",
+        )],
+    ),
+    mutation(
+        "an entry that is not blocked is emptied",
+        "arm-smmu-v3/src/tidy.rs",
+        &[
+            (
+                "live[2..] == unused[2..] || !self.abort.is(&live)",
+                "live[2..] == unused[2..]",
+            ),
+            (
+                "member.attached().is(&self.blocked)",
+                "member.attached().domain().is_some()",
+            ),
+        ],
+    ),
+    mutation(
+        "what a stage 2 left in a blocked entry stays",
+        "arm-smmu-v3/src/tidy.rs",
+        &[(
+            "        self.commands.post(&self.hardware, invalidations);\n",
+            "        drop(invalidations);\n",
+        )],
+    ),
+    mutation(
+        "a blocked entry is emptied and the hardware is not told",
+        "arm-smmu-v3/src/tidy.rs",
+        &[(
+            "        self.commands.post(&self.hardware, invalidations);\n",
+            "        invalidations.for_each(drop);\n",
         )],
     ),
     mutation(

@@ -6,7 +6,7 @@ use iommu_core::entry::Rules;
 use mock_hw::smmuv3::{ModelConfig, Order};
 
 use super::rig::On::{self, Blocked, First, Identity, OtherFirst, OtherSecond, Second};
-use super::rig::Rig;
+use super::rig::{IDR0_ATS, Rig};
 use super::watch::Seen;
 use super::why::why;
 use super::{Failure, Line, STREAMS, Subject, linux, widths};
@@ -24,6 +24,8 @@ struct Attach {
     last: On,
     /// Whether another device is on the stage-2 domain.
     shared: bool,
+    /// Whether device and SMMU have ATS.
+    ats: bool,
 }
 
 const fn attach(from: &'static str, before: &'static [On], to: &'static str, last: On) -> Attach {
@@ -33,6 +35,7 @@ const fn attach(from: &'static str, before: &'static [On], to: &'static str, las
         before,
         last,
         shared: false,
+        ats: false,
     }
 }
 
@@ -43,8 +46,15 @@ const fn shared(attach: Attach) -> Attach {
     }
 }
 
-/// What stands in brackets is about the entry or the domain, not what the device is on.
-const ATTACHES: [Attach; 17] = [
+const fn ats(attach: Attach) -> Attach {
+    Attach {
+        ats: true,
+        ..attach
+    }
+}
+
+/// What stands in brackets is about the device, the entry or the domain, not what the device is on.
+const ATTACHES: [Attach; 25] = [
     attach("blocked (fresh)", &[], "S1", First),
     attach("blocked (was S1)", &[First, Blocked], "S1", First),
     attach("blocked (was S2)", &[Second, Blocked], "S1", First),
@@ -62,6 +72,19 @@ const ATTACHES: [Attach; 17] = [
     attach("S2", &[Second], "S2'", OtherSecond),
     attach("identity", &[Identity], "S2", Second),
     attach("S2", &[Second], "identity", Identity),
+    ats(attach("blocked (fresh; ATS)", &[], "S1", First)),
+    ats(attach(
+        "blocked (was S1; ATS)",
+        &[First, Blocked],
+        "S1",
+        First,
+    )),
+    ats(attach("S1 (ATS)", &[First], "S1'", OtherFirst)),
+    ats(attach("S1 (ATS)", &[First], "identity", Identity)),
+    ats(attach("S1 (ATS)", &[First], "blocked", Blocked)),
+    ats(attach("S1 (ATS)", &[First], "S2", Second)),
+    ats(attach("S2 (ATS)", &[Second], "S1", First)),
+    ats(attach("S2 (ATS)", &[Second], "S2'", OtherSecond)),
 ];
 
 /// All attaches, for each width of a store and each number of streams.
@@ -106,7 +129,10 @@ fn hardware() -> impl Iterator<Item = ModelConfig> {
 impl Attach {
     fn line(&self, number: usize, atomicity: Atomicity) -> Result<Line, Failure> {
         let streams = STREAMS[number];
-        let mut outcomes = hardware().map(|config| {
+        let mut outcomes = hardware().map(|mut config| {
+            if self.ats {
+                config.idr0 |= IDR0_ATS;
+            }
             let rig = Rig::new(config, atomicity, streams)?;
             if self.shared {
                 rig.share(Second)?;
@@ -144,7 +170,10 @@ impl Attach {
             through_abort: None,
             counts: outcome.counts,
             breaks,
-            linux: linux::attach(self.from, self.to, number),
+            // With ATS nobody has measured it.
+            linux: (!self.ats)
+                .then(|| linux::attach(self.from, self.to, number))
+                .flatten(),
         })
     }
 }

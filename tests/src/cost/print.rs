@@ -32,7 +32,9 @@ of the CPUs; released: its memory is gone, nothing is walked.";
 const ATTACHES: &str = "\
 Through the core and the driver, counted by the model. Every stream reads after each store to its entry
 and after each command, on tame and on adverse hardware: it is hitless where all that was ever seen is
-what the old domain shows or the new one. Words: which ones each round stored. (shared): others use it.";
+what the old domain shows or the new one. Words: which ones each round stored. (shared): others use it.
+(ATS): the device caches translations; turning that off is waited for before the entry changes. What a
+stage 2 leaves in an entry that is blocked is cleared in a round that nobody waits for.";
 
 /// How many transitions that break are named.
 const FEW: usize = 4;

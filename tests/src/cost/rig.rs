@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use arm_smmu_v3::{ArmSmmuV3, Config};
 use iommu_core::{
-    Atomicity, BasicPlatform, DefaultDomain, Device, DeviceInfo, DmaBlock, DomainRef, Error, Iommu,
-    IommuConfig, Iova, MappedBlock, NoControl, PagingConfig, Prot, Stage, StreamId,
+    Atomicity, BasicPlatform, DefaultDomain, Device, DeviceControl, DeviceInfo, DmaBlock,
+    DomainRef, Error, Iommu, IommuConfig, Iova, MappedBlock, NoControl, PagingConfig, Prot,
+    RegisterBank, Stage, StreamId,
 };
-use mock_hw::smmuv3::{ModelBank, ModelConfig};
+use mock_hw::smmuv3::{AtsDevice, ModelBank, ModelConfig};
 use mock_hw::{DmaDevice, MockClock, MockMemory};
 
 use super::kinds::Words;
@@ -18,6 +19,10 @@ use crate::machine::Machine;
 use crate::model::ModelMachine;
 
 const PAGE: usize = 4096;
+/// In `SMMU_IDR0`: the SMMU has ATS.
+pub(super) const IDR0_ATS: u32 = 1 << 10;
+const CMDQ_PROD: usize = 0x98;
+const CMDQ_CONS: usize = 0x9c;
 /// The streams of the device from here on, and that of another one.
 const STREAM: u32 = 0x100;
 const OTHER_STREAM: u32 = 0x400;
@@ -74,12 +79,14 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    /// The device has that many streams; it is blocked, and nobody has used its entries yet.
+    /// The device has that many streams, and ATS if the SMMU has; it is blocked, and nobody has used
+    /// its entries yet.
     pub(super) fn new(
         config: ModelConfig,
         atomicity: Atomicity,
         streams: u32,
     ) -> Result<Self, Failure> {
+        let ats = config.idr0 & IDR0_ATS != 0;
         let machine = ModelMachine::new(config, 0);
         let memory = machine.memory();
         memory.set_pairs(atomicity == Atomicity::Pair);
@@ -117,7 +124,11 @@ impl Rig {
         ];
         let streams: Vec<u32> = (STREAM..STREAM + streams).collect();
         let info = DeviceInfo::new("nic").streams(streams.iter().copied());
-        let device = iommu.add_device(info, Arc::new(NoControl))?;
+        let control: Arc<dyn DeviceControl> = match ats {
+            true => Arc::new(AtsDevice::new(machine.model(), streams.iter().copied())),
+            false => Arc::new(NoControl),
+        };
+        let device = iommu.add_device(info, control)?;
         let info = DeviceInfo::new("another").streams([OTHER_STREAM]);
         let other = iommu.add_device(info, Arc::new(NoControl))?;
         Ok(Self {
@@ -151,6 +162,12 @@ impl Rig {
         Ok(entry.ok_or("no entry")?.to_words())
     }
 
+    /// Time passes: the hardware gets to the end of what nobody waits for.
+    fn catch_up(&self) {
+        let bank = self.machine.model().bank();
+        while bank.read32(CMDQ_CONS) != bank.read32(CMDQ_PROD) {}
+    }
+
     /// Moves the device, while it reads all the time.
     pub(super) fn watch(self, old: On, new: On) -> Result<Outcome, Failure> {
         let model = self.machine.model();
@@ -165,16 +182,19 @@ impl Rig {
             return Err("the device does not see what it is on".into());
         }
         let before = self.entry()?;
+        self.catch_up();
         model.clear_commands();
         model.clear_waits();
         let watch = Watch::new(model, &self.machine.memory(), &self.streams, iova)?;
         self.attach(new)?;
+        let waits = model.waits();
+        self.catch_up();
         let record = watch.end();
         let counts = Counts {
             rounds: record.rounds.len(),
             stores: record.stores,
             commands: model.commands().len(),
-            waits: model.waits(),
+            waits,
         };
         let after = self.entry()?;
         if !shown(new) {
