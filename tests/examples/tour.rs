@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use mock_hw::smmuv3::ModelConfig;
 use tests::model::ModelMachine;
 use tests::qemu::{Machine, MachineConfig};
-use tests::tour::{self, Failure};
+use tests::tour::{self, Failure, Smmu};
 
 const USAGE: &str = "usage: tour [--qemu]";
 
@@ -37,11 +37,11 @@ fn main() -> ExitCode {
 }
 
 fn on_the_model(story: &mut String) -> Result<(), Failure> {
-    tour::run(&ModelMachine::new(ModelConfig::default(), 3), story)
+    tour::run::<Smmu<_>>(&ModelMachine::new(ModelConfig::default(), 3), story)
 }
 
 fn on_qemu(story: &mut String) -> Result<(), Failure> {
-    tour::run(
+    tour::run::<Smmu<_>>(
         &Machine::start(&MachineConfig {
             edus: 3,
             ..MachineConfig::default()

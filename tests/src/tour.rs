@@ -1,35 +1,85 @@
-//! A walk through the life of two devices behind an SMMUv3: one plain, one that firmware pinned.
+//! A walk through the life of two devices behind an IOMMU: one plain, one that firmware pinned.
 //!
 //! Every step is checked as well as told: the tour ends with an error at the first thing that is
 //! not as it must be.
 
+mod smmu;
+
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use arm_smmu_v3::{ArmSmmuV3, Config, ShutdownPolicy};
 use iommu_core::{
-    BasicPlatform, Device, DeviceInfo, DmaBlock, FirmwareRegion, Iommu, Iova, MappedBlock,
-    NoControl, PhysAddr, Prot, ReservedKind, ReservedRegion, Rest, StreamId,
+    Device, DeviceInfo, DmaBlock, FirmwareRegion, Iommu, IommuOps, Iova, MappedBlock, NoControl,
+    PhysAddr, Prot, ReservedKind, ReservedRegion, Rest, StreamId,
 };
 use mock_hw::MockMemory;
 
 use crate::machine::{Machine, Master};
 
-/// Where firmware keeps its framebuffer, and what it is made of.
-const FRAMEBUFFER: u64 = 0x4180_0000;
+pub use smmu::Smmu;
+
+/// What firmware's framebuffer is made of.
 const FRAMEBUFFER_LEN: usize = 0x1_0000;
-/// The stream table covers the first 32 streams: the third master's is not among them.
-const STREAM_BITS: u8 = 5;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
 /// Why the tour ended early.
 pub type Failure = Box<dyn std::error::Error>;
 
-type Smmu<M> = ArmSmmuV3<BasicPlatform<<M as Machine>::Bank, MockMemory, <M as Machine>::Clock>>;
+/// A driver, as far as the tour has to know it.
+pub trait Driver: Sized {
+    /// What it runs on.
+    type Machine: Machine;
+    /// What the hardware is called.
+    const UNIT: &'static str;
+    /// What the entry of a stream is called.
+    const ENTRY: &'static str;
+    /// Where in the machine's memory firmware keeps its framebuffer.
+    const FRAMEBUFFER: u64;
+    /// How the refusal of a device that is blocked is reported, if it is.
+    const BLOCKED: Option<&'static str>;
+    /// How that of the third device is reported, which nobody knows.
+    const STRANGER: &'static str;
+    /// How that of an access is reported where nothing is mapped.
+    const UNMAPPED: &'static str;
 
-struct Tour<'a, M: Machine> {
+    /// Brings the driver up on the machine. Firmware asked for one region.
+    ///
+    /// # Errors
+    ///
+    /// The driver's.
+    fn bring_up(machine: &Self::Machine, firmware: FirmwareRegion) -> iommu_core::Result<Self>;
+    /// What the hardware can do, in a few words.
+    fn features(&self) -> String;
+    /// What the core drives.
+    fn ops(&self) -> impl IommuOps;
+    /// The entry of a stream, for people to look at.
+    fn entry(&self, stream: StreamId) -> String;
+    /// The oldest refusal that was reported and not looked at.
+    ///
+    /// # Errors
+    ///
+    /// The driver's.
+    fn next_refusal(&self) -> iommu_core::Result<Option<Refusal>>;
+    /// Lets go of the hardware.
+    ///
+    /// # Errors
+    ///
+    /// The driver's.
+    fn shut_down(self) -> iommu_core::Result;
+}
+
+/// A transaction that was refused, as the driver reports it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// What the architecture calls the reason; `None` for one that the driver does not know.
+    pub reason: Option<&'static str>,
+    /// All that is known.
+    pub text: String,
+}
+
+struct Tour<'a, D> {
     memory: MockMemory,
-    smmu: Smmu<M>,
+    driver: D,
     iommu: Iommu,
     nic: &'a dyn Master,
     gpu: &'a dyn Master,
@@ -42,43 +92,33 @@ struct Tour<'a, M: Machine> {
 /// # Errors
 ///
 /// The first thing that is not as it must be.
-pub fn run<M: Machine>(machine: &M, out: &mut dyn Write) -> Result<(), Failure> {
+pub fn run<D: Driver>(machine: &D::Machine, out: &mut dyn Write) -> Result<(), Failure> {
     let memory = machine.memory();
     let masters = machine.masters();
     let [nic, gpu, stranger] = masters[..] else {
         return Err("the tour needs three masters".into());
     };
     let at_first = memory.allocated();
-    memory.reserve(PhysAddr(FRAMEBUFFER), FRAMEBUFFER_LEN);
-    let region = ReservedRegion::new(FRAMEBUFFER, FRAMEBUFFER_LEN as u64, ReservedKind::Direct)?;
-    let config = Config {
-        rmrs: vec![FirmwareRegion {
-            streams: vec![gpu.stream()],
-            region,
-        }],
-        stream_bits: STREAM_BITS,
-        ..Config::default()
+    memory.reserve(PhysAddr(D::FRAMEBUFFER), FRAMEBUFFER_LEN);
+    let len = FRAMEBUFFER_LEN as u64;
+    let region = ReservedRegion::new(D::FRAMEBUFFER, len, ReservedKind::Direct)?;
+    let firmware = FirmwareRegion {
+        streams: vec![gpu.stream()],
+        region,
     };
 
     writeln!(
         out,
-        "== The SMMU is brought up; firmware pinned the gpu to {region}"
+        "== The {} is brought up; firmware pinned the gpu to {region}",
+        D::UNIT
     )?;
-    let smmu = ArmSmmuV3::probe(machine.platform(), config)?;
-    let features = smmu.features();
-    writeln!(
-        out,
-        "   stages {}{}, {} stream bits of which {STREAM_BITS} are used, {} bits of physical address",
-        if features.stage1 { "1 " } else { "" },
-        if features.stage2 { "2" } else { "" },
-        features.stream_bits,
-        features.output_bits
-    )?;
-    let iommu = Iommu::new(smmu.clone())?;
+    let driver = D::bring_up(machine, firmware)?;
+    writeln!(out, "   {}", driver.features())?;
+    let iommu = Iommu::new(driver.ops())?;
     let before = memory.allocated();
-    let mut tour = Tour::<M> {
+    let mut tour = Tour {
         memory,
-        smmu,
+        driver,
         iommu,
         nic,
         gpu,
@@ -94,7 +134,7 @@ pub fn run<M: Machine>(machine: &M, out: &mut dyn Write) -> Result<(), Failure> 
     tour.leave(before, at_first)
 }
 
-impl<M: Machine> Tour<'_, M> {
+impl<D: Driver> Tour<'_, D> {
     fn before_anybody_asked(&mut self) -> Result<(), Failure> {
         writeln!(self.out, "== Before any device is given access")?;
         let buffer = DmaBlock::new(&self.memory, 4096, 4096, "a buffer")?;
@@ -106,23 +146,18 @@ impl<M: Machine> Tour<'_, M> {
             |tour| {
                 nic.write(address, b"unasked!");
                 tour.nothing_written(&buffer)?;
-                tour.expect_event(None)?;
-                Ok("terminated silently".into())
+                tour.expect_refusal(D::BLOCKED)
             },
         )?;
         self.step(&[gpu], "the gpu scans out its framebuffer", |tour| {
             tour.framebuffer_works(gpu)?;
             Ok("the data moves: firmware's DMA goes on".into())
         })?;
-        self.step(
-            &[],
-            "a device whose stream is outside the table writes",
-            |tour| {
-                stranger.write(address, b"who?");
-                tour.nothing_written(&buffer)?;
-                tour.expect_event(Some("C_BAD_STREAMID"))
-            },
-        )
+        self.step(&[], "a device that nobody knows writes", |tour| {
+            stranger.write(address, b"who?");
+            tour.nothing_written(&buffer)?;
+            tour.expect_refusal(Some(D::STRANGER))
+        })
     }
 
     fn devices(&mut self) -> Result<(Device, Device), Failure> {
@@ -182,7 +217,7 @@ impl<M: Machine> Tour<'_, M> {
         })?;
         self.step(&[], "the nic writes where nothing is mapped", |tour| {
             master.write(Iova(0x5_0000), &[1, 2, 3, 4]);
-            tour.expect_event(Some("F_TRANSLATION"))
+            tour.expect_refusal(Some(D::UNMAPPED))
         })?;
         Ok(mapped)
     }
@@ -201,7 +236,7 @@ impl<M: Machine> Tour<'_, M> {
                 let mut after = [0; 4];
                 block.read_at(0, &mut after);
                 check(before == after, "memory that was given back stays as it is")?;
-                tour.expect_event(Some("F_TRANSLATION"))
+                tour.expect_refusal(Some(D::UNMAPPED))
             },
         )
     }
@@ -214,8 +249,8 @@ impl<M: Machine> Tour<'_, M> {
             Ok("the data moves, through the 1:1 mapping".into())
         })?;
         self.step(&[], "the gpu writes beside its framebuffer", |tour| {
-            master.write(Iova(FRAMEBUFFER + FRAMEBUFFER_LEN as u64), &[1, 2, 3, 4]);
-            tour.expect_event(Some("F_TRANSLATION"))
+            master.write(Iova(D::FRAMEBUFFER + FRAMEBUFFER_LEN as u64), &[1, 2, 3, 4]);
+            tour.expect_refusal(Some(D::UNMAPPED))
         })?;
         self.step(
             &[master],
@@ -260,8 +295,7 @@ impl<M: Machine> Tour<'_, M> {
             |tour| {
                 nic.write(Iova(buffer.addr().0), b"after all");
                 tour.nothing_written(&buffer)?;
-                tour.expect_event(None)?;
-                Ok("terminated silently".into())
+                tour.expect_refusal(D::BLOCKED)
             },
         )?;
         self.step(&[], "the gpu scans out its framebuffer", |tour| {
@@ -273,7 +307,7 @@ impl<M: Machine> Tour<'_, M> {
     fn leave(self, before: usize, at_first: usize) -> Result<(), Failure> {
         let Self {
             memory,
-            smmu,
+            driver,
             iommu,
             out,
             ..
@@ -284,17 +318,17 @@ impl<M: Machine> Tour<'_, M> {
             "all memory of devices and domains was given back",
         )?;
         drop(iommu);
-        smmu.shutdown(ShutdownPolicy::Abort)?;
-        drop(smmu);
+        driver.shut_down()?;
         check(
             memory.allocated() == at_first,
-            "all memory of the SMMU was given back",
+            "all memory of the driver was given back",
         )?;
         let violations = memory.violations();
         check(violations.is_empty(), &violations.join("; "))?;
         writeln!(
             out,
-            "== The SMMU is shut down; all memory is back, none was misused"
+            "== The {} is shut down; all memory is back, none was misused",
+            D::UNIT
         )?;
         Ok(())
     }
@@ -309,25 +343,20 @@ impl<M: Machine> Tour<'_, M> {
     ) -> Result<(), Failure> {
         let before: Vec<String> = masters
             .iter()
-            .map(|master| self.entry(master.stream()))
+            .map(|master| self.driver.entry(master.stream()))
             .collect();
         let outcome = act(self).map_err(|error| format!("{what}: {error}"))?;
         writeln!(self.out, "   {what}: {outcome}")?;
         for (master, before) in masters.iter().zip(before) {
-            let (stream, after) = (master.stream(), self.entry(master.stream()));
+            let (stream, entry) = (master.stream(), D::ENTRY);
+            let after = self.driver.entry(stream);
             if before == after {
-                writeln!(self.out, "      STE {stream}: {after}")?;
+                writeln!(self.out, "      {entry} {stream}: {after}")?;
             } else {
-                writeln!(self.out, "      STE {stream}: {before}  =>  {after}")?;
+                writeln!(self.out, "      {entry} {stream}: {before}  =>  {after}")?;
             }
         }
         Ok(())
-    }
-
-    fn entry(&self, stream: StreamId) -> String {
-        self.smmu
-            .stream_entry(stream)
-            .map_or("none".into(), |entry| entry.to_string())
     }
 
     fn nothing_written(&self, block: &DmaBlock<MockMemory>) -> Result<(), Failure> {
@@ -339,7 +368,7 @@ impl<M: Machine> Tour<'_, M> {
 
     fn framebuffer_works(&mut self, gpu: &dyn Master) -> Result<(), Failure> {
         let mut pixels = *b"a pixel and another one.";
-        let (first, last) = (FRAMEBUFFER, FRAMEBUFFER + FRAMEBUFFER_LEN as u64 - 24);
+        let (first, last) = (D::FRAMEBUFFER, D::FRAMEBUFFER + FRAMEBUFFER_LEN as u64 - 24);
         for at in [first, last] {
             pixels.rotate_left(1);
             self.memory.dma_write(PhysAddr(at), &pixels)?;
@@ -351,21 +380,22 @@ impl<M: Machine> Tour<'_, M> {
             self.memory.dma_read(PhysAddr(at), &mut found)?;
             check(&found == b"drawn", "the device writes firmware's region")?;
         }
-        self.expect_event(None).map(drop)
+        self.expect_refusal(None).map(drop)
     }
 
-    /// Takes all events, of which there must be those of `kind` and no others. A master may split
-    /// an access, and then causes several.
-    fn expect_event(&mut self, kind: Option<&str>) -> Result<String, Failure> {
+    /// Takes all reports of refusals, of which there must be those for `reason` and no others. A
+    /// master may split an access, and then causes several.
+    fn expect_refusal(&mut self, reason: Option<&str>) -> Result<String, Failure> {
         let mut first = None;
-        while let Some(event) = self.smmu.next_event()? {
-            check(kind == event.kind().name(), &format!("unexpected: {event}"))?;
-            first.get_or_insert(event);
+        while let Some(refusal) = self.driver.next_refusal()? {
+            let text = refusal.text;
+            check(refusal.reason == reason, &format!("unexpected: {text}"))?;
+            first.get_or_insert(text);
         }
-        match (kind, first) {
-            (None, _) => Ok(String::new()),
-            (Some(_), Some(event)) => Ok(format!("refused, {event}")),
-            (Some(kind), None) => Err(format!("no event, where {kind} was due").into()),
+        match (reason, first) {
+            (None, _) => Ok("terminated silently".into()),
+            (Some(_), Some(text)) => Ok(format!("refused, {text}")),
+            (Some(reason), None) => Err(format!("no report, where {reason} was due").into()),
         }
     }
 }
@@ -378,7 +408,7 @@ fn check(holds: bool, what: &str) -> Result<(), Failure> {
     }
 }
 
-impl<M: Machine> fmt::Debug for Tour<'_, M> {
+impl<D> fmt::Debug for Tour<'_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tour").finish_non_exhaustive()
     }

@@ -2,11 +2,12 @@
 
 use mock_hw::smmuv3::ModelConfig;
 use tests::model::ModelMachine;
-use tests::tour;
+use tests::tour::{self, Smmu};
 
 fn on_the_model() -> String {
     let mut story = String::new();
-    tour::run(&ModelMachine::new(ModelConfig::default(), 3), &mut story).expect("the tour");
+    tour::run::<Smmu<_>>(&ModelMachine::new(ModelConfig::default(), 3), &mut story)
+        .expect("the tour");
     story
 }
 
@@ -25,6 +26,6 @@ fn the_tour_is_the_same_on_qemu() {
         ..MachineConfig::default()
     });
     let mut story = String::new();
-    tour::run(&machine.expect("QEMU"), &mut story).expect("the tour");
+    tour::run::<Smmu<_>>(&machine.expect("QEMU"), &mut story).expect("the tour");
     assert_eq!(story, on_the_model());
 }
