@@ -29,7 +29,6 @@ mod entries;
 mod event_queue;
 mod features;
 mod hardware;
-mod ids;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;

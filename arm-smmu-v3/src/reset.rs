@@ -3,7 +3,9 @@
 use lock_api::Mutex;
 
 use iommu_core::entry::{Plan, Rules, Target};
-use iommu_core::{Culprit, DmaMemory, Domain, Error, ErrorKind, Platform, RegisterBank, Result};
+use iommu_core::{
+    Culprit, DmaMemory, Domain, Error, ErrorKind, Ids, Platform, RegisterBank, Result,
+};
 
 use crate::ats::Endpoints;
 use crate::command_queue::CommandQueue;
@@ -12,7 +14,6 @@ use crate::entries::{self, WalkAttributes};
 use crate::event_queue::EventQueue;
 use crate::features::{Features, IdRegisters};
 use crate::hardware::Hardware;
-use crate::ids::Ids;
 use crate::smmu::{Inner, Power};
 use crate::spec::commands::Command;
 use crate::spec::registers::{Cr0, Cr1, Cr2, IrqCtrl, SIZE, offset};
@@ -79,8 +80,10 @@ fn build<P: Platform>(platform: P, config: Config) -> Result<Inner<P>> {
         streams,
         commands,
         events,
-        asids: Ids::new("no ASID is free", features.max_asid),
-        vmids: Ids::new("no VMID is free", features.max_vmid),
+        // 0 is never handed out: VMID 0 tags the stage-1 entries of all streams, which must share it
+        // with no stage-2 table (3.17), and ASID 0 is what a CD of zeros has.
+        asids: Ids::new("no ASID is free", 1, features.max_asid),
+        vmids: Ids::new("no VMID is free", 1, features.max_vmid),
         blocked: Domain::blocked(),
         identity: Domain::identity(),
         abort,

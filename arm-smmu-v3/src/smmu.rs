@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use iommu_core::entry::Target;
-use iommu_core::{DomainRef, Error, ErrorKind, Platform, Result, StreamId};
+use iommu_core::{DomainRef, Error, ErrorKind, Ids, Platform, Result, StreamId};
 use lock_api::Mutex;
 
 use crate::ats::Endpoints;
@@ -14,7 +14,6 @@ use crate::entries::WalkAttributes;
 use crate::event_queue::EventQueue;
 use crate::features::Features;
 use crate::hardware::Hardware;
-use crate::ids::Ids;
 use crate::spec::commands::Command;
 use crate::spec::events::Event;
 use crate::spec::registers::{Gerror, offset};

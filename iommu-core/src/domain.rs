@@ -31,7 +31,8 @@ bitflags! {
     /// What a device may do with a mapping.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Prot: u8 {
-        /// The device may read. Stage-1 tables of the Arm architecture cannot deny this.
+        /// The device may read. First-stage tables cannot deny this: stage 1 on Arm, the first
+        /// stage of VT-d.
         const READ = 1 << 0;
         /// The device may write.
         const WRITE = 1 << 1;

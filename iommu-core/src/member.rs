@@ -221,6 +221,12 @@ impl Member {
         self.pasids.iter().map(|(pasid, _)| *pasid)
     }
 
+    /// The largest PASID that can be attached, as [`Probed::max_pasids`] gave it.
+    #[must_use]
+    pub fn max_pasids(&self) -> u32 {
+        self.max_pasids
+    }
+
     /// Whether its attach is deferred.
     pub(crate) fn is_deferred(&self) -> bool {
         matches!(self.attached, Attached::Deferred)

@@ -321,7 +321,14 @@ pub trait DeviceControl: Send + Sync + 'static {
         no_such_switch(on, "the device has no ATS")
     }
 
-    /// Switches the device's use of PASIDs.
+    /// The largest PASID that the device may be given, 0 where it has none: what its PCIe capability
+    /// says, and no more than all that lies between it and the IOMMU passes on. The answer stays
+    /// the same as long as the device is there.
+    fn max_pasid(&self) -> u32 {
+        0
+    }
+
+    /// Switches the device's use of PASIDs. They are off when the device is given to the core.
     ///
     /// # Errors
     ///

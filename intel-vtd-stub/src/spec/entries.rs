@@ -1,5 +1,5 @@
 //! The tables of legacy mode: a root table with an entry for each bus, a context table of each bus
-//! with an entry for each device and function (chapter 9).
+//! with an entry for each device and function (9.1, 9.3).
 
 use bitfield_struct::bitfield;
 use iommu_core::{Culprit, Error, ErrorKind, PhysAddr, StreamId};
@@ -8,11 +8,20 @@ use static_assertions::const_assert_eq;
 /// The bytes in a root table and in a context table: 256 entries of 16.
 pub(crate) const TABLE_SIZE: usize = 4096;
 
+/// The number of words of a root entry and of a context entry.
+pub const CONTEXT_ENTRY_WORDS: usize = 2;
+
 /// A source id: 8 bits of bus, 5 of device, 3 of function.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SourceId(u16);
 
 impl SourceId {
+    /// The 16 bits.
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
     /// The bus: an index into the root table.
     #[must_use]
     pub const fn bus(self) -> u8 {
@@ -38,10 +47,11 @@ impl TryFrom<StreamId> for SourceId {
     }
 }
 
-/// The low word of a root entry. The high word is reserved.
+/// A word of a root entry: in legacy mode the low one, the high one being reserved; in scalable mode
+/// the low one is for devices 0 to 15, the high one for devices 16 to 31 (9.2).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
-pub struct RootLow {
+pub struct RootWord {
     /// Bit 0: the bus has a context table.
     pub p: bool,
     #[bits(11)]
@@ -51,7 +61,7 @@ pub struct RootLow {
     pub ctp: u64,
 }
 
-impl RootLow {
+impl RootWord {
     /// The entry of a bus whose context table is at `table`, a multiple of 4 KiB.
     #[must_use]
     pub const fn pointing_to(table: PhysAddr) -> Self {
@@ -89,6 +99,8 @@ impl TranslationType {
 pub struct AddressWidth(u8);
 
 impl AddressWidth {
+    /// None: where the field is reserved.
+    pub const NONE: Self = Self(0);
     /// 39 bits of input, 3 levels.
     pub const BITS_39: Self = Self(1);
     /// 48 bits of input, 4 levels.
@@ -144,16 +156,13 @@ pub struct ContextHigh {
 
 /// A context entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
 pub struct ContextEntry {
     /// Bits 63:0.
     pub low: ContextLow,
     /// Bits 127:64.
     pub high: ContextHigh,
 }
-const_assert_eq!(size_of::<ContextEntry>(), 16);
-const_assert_eq!(size_of::<RootLow>(), 8);
-const_assert_eq!(256 * size_of::<ContextEntry>(), TABLE_SIZE);
+const_assert_eq!(256 * CONTEXT_ENTRY_WORDS * 8, TABLE_SIZE);
 
 impl ContextEntry {
     /// The entry of a device whose requests pass untranslated.
@@ -165,5 +174,30 @@ impl ContextEntry {
                 .with_tt(TranslationType::PASS_THROUGH),
             high: ContextHigh::new().with_aw(aw).with_did(did),
         }
+    }
+
+    /// The entry of a device whose requests are translated by the page table at `table`, a multiple
+    /// of 4 KiB, of this depth.
+    #[must_use]
+    pub const fn translating(table: PhysAddr, aw: AddressWidth, did: u16) -> Self {
+        Self {
+            low: ContextLow::new().with_p(true).with_asr(table.0 >> 12),
+            high: ContextHigh::new().with_aw(aw).with_did(did),
+        }
+    }
+
+    /// From the words in memory.
+    #[must_use]
+    pub const fn from_words([low, high]: [u64; CONTEXT_ENTRY_WORDS]) -> Self {
+        Self {
+            low: ContextLow::from_bits(low),
+            high: ContextHigh::from_bits(high),
+        }
+    }
+
+    /// The words in memory.
+    #[must_use]
+    pub const fn to_words(self) -> [u64; CONTEXT_ENTRY_WORDS] {
+        [self.low.into_bits(), self.high.into_bits()]
     }
 }

@@ -15,8 +15,6 @@ pub const GCMD: usize = 0x18;
 pub const GSTS: usize = 0x1c;
 /// Offset of the root table address register, 64 bits.
 pub const RTADDR: usize = 0x20;
-/// Offset of the context command register, 64 bits.
-pub const CCMD: usize = 0x28;
 /// Offset of the fault status register, 32 bits.
 pub const FSTS: usize = 0x34;
 /// Offset of the protected memory enable register, 32 bits.
@@ -25,27 +23,30 @@ pub const PMEN: usize = 0x64;
 pub const IQH: usize = 0x80;
 /// Offset of the invalidation queue's tail, 64 bits.
 pub const IQT: usize = 0x88;
+/// Offset of the invalidation queue's address, 64 bits.
+pub const IQA: usize = 0x90;
+/// Offset of the invalidation queue error record, 64 bits.
+pub const IQERCD: usize = 0xb0;
 /// Where the registers at fixed offsets end that this crate uses.
-pub const FIXED_END: usize = 0x90;
-/// Offset of the IOTLB invalidate register, 64 bits, from where [`Ecap::iro`] points. The
-/// invalidate address register lies before it.
-pub const IOTLB_OFFSET: usize = 8;
+pub const FIXED_END: usize = 0xb8;
+/// The bytes of one fault recording register.
+pub const FRCD_SIZE: usize = 16;
 
-/// VER_REG: which version of the architecture this is.
+/// VER_REG: which version of the architecture this is (11.4.1).
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct Ver {
     /// Bits 3:0: the minor version.
     #[bits(4)]
     pub minor: u8,
-    /// Bits 7:4: the major version. From 6 on there is no register-based invalidation.
+    /// Bits 7:4: the major version.
     #[bits(4)]
     pub major: u8,
     #[bits(24)]
     __: u32,
 }
 
-/// CAP_REG: what the hardware can do.
+/// CAP_REG: what the hardware can do (11.4.2).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
 pub struct Cap {
@@ -62,7 +63,7 @@ pub struct Cap {
     pub phmr: bool,
     /// Bit 7: entries that are not present may be cached too.
     pub cm: bool,
-    /// Bits 12:8: page-table depths; bit 1 is 39-bit input, bit 2 is 48-bit, bit 3 is 57-bit.
+    /// Bits 12:8: second-stage depths; bit 1 is 39-bit input, bit 2 is 48-bit, bit 3 is 57-bit.
     #[bits(5)]
     pub sagaw: u8,
     #[bits(3)]
@@ -70,21 +71,39 @@ pub struct Cap {
     /// Bits 21:16: the maximum guest address width, minus one.
     #[bits(6)]
     pub mgaw: u8,
-    #[bits(32)]
-    __: u64,
+    #[bits(2)]
+    __: u8,
+    /// Bits 33:24: where the fault recording registers are, in units of 16 bytes.
+    #[bits(10)]
+    pub fro: u16,
+    /// Bits 37:34: second-stage pages; bit 0 is 2 MiB, bit 1 is 1 GiB.
+    #[bits(4)]
+    pub sslps: u8,
+    #[bits(1)]
+    __: u8,
+    /// Bit 39: the IOTLB can be invalidated by pages.
+    pub psi: bool,
+    /// Bits 47:40: the number of fault recording registers, minus one.
+    pub nfr: u8,
+    /// Bits 53:48: the largest address mask of an invalidation by pages.
+    #[bits(6)]
+    pub mamv: u8,
     /// Bit 54: an IOTLB invalidation can drain writes that were translated before it.
     pub dwd: bool,
     /// Bit 55: an IOTLB invalidation can drain reads that were translated before it.
     pub drd: bool,
-    #[bits(8)]
+    /// Bit 56: first-stage pages of 1 GiB.
+    pub fs1gp: bool,
+    #[bits(7)]
     __: u8,
 }
 
-/// ECAP_REG: what else the hardware can do.
+/// ECAP_REG: what else the hardware can do (11.4.3).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
 pub struct Ecap {
-    /// Bit 0: the hardware's reads of its tables see the CPU's caches.
+    /// Bit 0: the hardware's reads of its tables see the CPU's caches: of all in legacy mode, of
+    /// all but paging entries in scalable mode.
     pub c: bool,
     /// Bit 1: queued invalidation.
     pub qi: bool,
@@ -98,15 +117,27 @@ pub struct Ecap {
     pub pt: bool,
     /// Bit 7: snoop control.
     pub sc: bool,
-    /// Bits 17:8: where the IOTLB registers are, in units of 16 bytes.
-    #[bits(10)]
-    pub iro: u16,
-    #[bits(25)]
+    #[bits(27)]
     __: u32,
+    /// Bits 39:35: PASIDs have this many bits, and one more.
+    #[bits(5)]
+    pub pss: u8,
+    /// Bit 40: requests with PASID.
+    pub pasid: bool,
+    #[bits(2)]
+    __: u8,
     /// Bit 43: scalable mode.
     pub smts: bool,
-    #[bits(20)]
-    __: u32,
+    #[bits(2)]
+    __: u8,
+    /// Bit 46: second-stage translation in scalable mode.
+    pub ssts: bool,
+    /// Bit 47: first-stage translation.
+    pub fsts: bool,
+    /// Bit 48: in scalable mode, the hardware's reads of paging entries can see the CPU's caches.
+    pub smpwc: bool,
+    #[bits(15)]
+    __: u16,
 }
 
 /// GCMD_REG: commands. Bits 31, 28, 26, 25 and 23 are switches that every write sets anew; the
@@ -168,7 +199,7 @@ pub struct Gsts {
 pub struct Rtaddr {
     #[bits(10)]
     __: u16,
-    /// Bits 11:10: the translation table mode; 0 is legacy mode.
+    /// Bits 11:10: the translation table mode: 0 legacy, 1 scalable, 3 abort.
     #[bits(2)]
     pub ttm: u8,
     /// Bits 63:12: the root table's address, in units of 4 KiB.
@@ -176,61 +207,12 @@ pub struct Rtaddr {
     pub rta: u64,
 }
 
-/// What an invalidation request covers, and what the answer says it covered: 2 bits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Granularity(u8);
-
-impl Granularity {
-    /// Reserved; in the answer to an IOTLB invalidation: the request was ignored.
-    pub const NONE: Self = Self(0);
-    /// Everything.
-    pub const GLOBAL: Self = Self(1);
-    /// One domain id.
-    pub const DOMAIN: Self = Self(2);
-    /// One device (context cache), a range of pages of one domain (IOTLB).
-    pub const SELECTIVE: Self = Self(3);
-
-    /// From the 2 bits of the field.
-    #[must_use]
-    pub const fn from_bits(bits: u8) -> Self {
-        Self(bits & 0b11)
-    }
-
-    /// The 2 bits of the field.
-    #[must_use]
-    pub const fn into_bits(self) -> u8 {
-        self.0
-    }
-}
-
-/// CCMD_REG: invalidates the context cache.
-#[bitfield(u64)]
-#[derive(PartialEq, Eq)]
-pub struct Ccmd {
-    /// Bits 15:0: the domain id.
-    pub did: u16,
-    /// Bits 31:16: the source id.
-    pub sid: u16,
-    /// Bits 33:32: how many bits of the function number to ignore.
-    #[bits(2)]
-    pub fm: u8,
-    #[bits(25)]
-    __: u32,
-    /// Bits 60:59: what was invalidated.
-    #[bits(2)]
-    pub caig: Granularity,
-    /// Bits 62:61: what to invalidate.
-    #[bits(2)]
-    pub cirg: Granularity,
-    /// Bit 63: written as 1, the request; read as 1 until it is done.
-    pub icc: bool,
-}
-
-/// FSTS_REG: faults that wait to be looked at.
+/// FSTS_REG: faults that wait to be looked at (11.4.7.1). Writing 1 clears `pfo`, `iqe`, `ice` and
+/// `ite`.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct Fsts {
-    /// Bit 0: faults were lost.
+    /// Bit 0: faults were lost, and none are recorded until this is cleared.
     pub pfo: bool,
     /// Bit 1: there is a fault record.
     pub ppf: bool,
@@ -249,31 +231,35 @@ pub struct Fsts {
     __: u16,
 }
 
-/// IOTLB_REG: invalidates cached translations.
+/// IQA_REG: where the invalidation queue is (11.4.9.3).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
-pub struct Iotlb {
-    __: u32,
-    /// Bits 47:32: the domain id.
-    pub did: u16,
-    /// Bit 48: drain writes first.
+pub struct Iqa {
+    /// Bits 2:0: log2 of the queue's size in pages of 4 KiB.
+    #[bits(3)]
+    pub qs: u8,
+    __: u8,
+    /// Bit 11: descriptors have 256 bits instead of 128.
     pub dw: bool,
-    /// Bit 49: drain reads first.
-    pub dr: bool,
-    #[bits(7)]
-    __: u8,
-    /// Bits 58:57: what was invalidated.
-    #[bits(2)]
-    pub iaig: Granularity,
-    #[bits(1)]
-    __: u8,
-    /// Bits 61:60: what to invalidate.
-    #[bits(2)]
-    pub iirg: Granularity,
-    #[bits(1)]
-    __: u8,
-    /// Bit 63: written as 1, the request; read as 1 until it is done.
-    pub ivt: bool,
+    /// Bits 63:12: the queue's address, in units of 4 KiB.
+    #[bits(52)]
+    pub iqa: u64,
+}
+
+/// IQERCD_REG: what was wrong with the invalidation queue (11.4.9.9). Zero where the hardware does
+/// not have it.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct Iqercd {
+    /// Bits 3:0: why the hardware refused a descriptor; 0 where it does not say.
+    #[bits(4)]
+    pub iqei: u8,
+    #[bits(28)]
+    __: u32,
+    /// Bits 47:32: the source id of the device that did not answer.
+    pub itesid: u16,
+    /// Bits 63:48: the source id of the device that answered wrongly.
+    pub icesid: u16,
 }
 
 /// PMEN_REG: the regions of memory that firmware keeps all DMA out of, translated or not.
@@ -290,6 +276,6 @@ pub struct Pmen {
 
 const_assert_eq!(size_of::<Gcmd>(), 4);
 const_assert_eq!(size_of::<Gsts>(), 4);
-const_assert_eq!(size_of::<Ccmd>(), 8);
-const_assert_eq!(size_of::<Iotlb>(), 8);
+const_assert_eq!(size_of::<Iqa>(), 8);
+const_assert_eq!(size_of::<Iqercd>(), 8);
 const_assert_eq!(size_of::<Rtaddr>(), 8);

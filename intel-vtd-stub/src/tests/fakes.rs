@@ -1,6 +1,8 @@
-//! A small machine: memory, a clock, and registers that answer, or do not.
+//! A small machine: memory, a clock, and registers that answer, or do not. What it makes of entries
+//! is not its business: it records stores and descriptors.
 
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use std::vec::Vec;
@@ -8,7 +10,8 @@ use std::vec::Vec;
 use core::ptr::NonNull;
 
 use iommu_core::{BasicPlatform, Clock, DmaMemory, PhysAddr, RegisterBank};
-use std::sync::Mutex;
+
+use super::registers::Registers;
 
 /// Something the hardware could notice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,13 +23,19 @@ pub(crate) enum Event {
     Barrier,
     Write32(usize, u32),
     Write64(usize, u64),
+    /// The hardware took this descriptor: its first two words.
+    Descriptor(u64, u64),
+    /// The hardware did what came before, and goes on.
+    Fence,
+    /// The hardware did what came before, and said so.
+    Done,
 }
 
 pub(crate) type Log = Arc<Mutex<Vec<Event>>>;
 
 /// Where the first page lies in physical memory.
 pub(crate) const BASE: u64 = 0x10_0000;
-const PAGES: usize = 16;
+const PAGES: usize = 64;
 
 #[repr(align(4096))]
 struct Page([AtomicU64; 512]);
@@ -73,9 +82,20 @@ impl TestMemory {
         self.0.live.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn word(&self, addr: u64) -> u64 {
+    fn at(&self, addr: u64) -> &AtomicU64 {
         let at = usize::try_from(addr - BASE).unwrap();
-        self.0.pages[at / 4096].0[at % 4096 / 8].load(Ordering::Relaxed)
+        &self.0.pages[at / 4096].0[at % 4096 / 8]
+    }
+
+    pub(crate) fn word(&self, addr: u64) -> u64 {
+        self.at(addr).load(Ordering::Relaxed)
+    }
+
+    /// What hardware does: it writes the first half of a word.
+    pub(crate) fn write32(&self, addr: u64, value: u32) {
+        let word = self.at(addr);
+        let other = word.load(Ordering::Relaxed) & !0xffff_ffff;
+        word.store(other | u64::from(value), Ordering::Relaxed);
     }
 
     fn record(&self, event: Event) {
@@ -87,14 +107,15 @@ impl TestMemory {
 // aligned in both kinds of address.
 unsafe impl DmaMemory for TestMemory {
     fn allocate(&self, size: usize, align: usize) -> Option<PhysAddr> {
-        assert_eq!((size, align), (4096, 4096), "every table is a page");
+        assert!(align <= 4096, "no block is aligned to more than a page");
         let budget = &self.0.budget;
         budget
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
             .ok()?;
-        let page = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let pages = size.div_ceil(4096);
+        let page = self.0.next.fetch_add(pages, Ordering::Relaxed);
         self.0.live.fetch_add(1, Ordering::Relaxed);
-        (page < PAGES).then(|| PhysAddr(BASE + page as u64 * 4096))
+        (page + pages <= PAGES).then(|| PhysAddr(BASE + page as u64 * 4096))
     }
 
     unsafe fn free(&self, _: PhysAddr, _: usize, _: usize) {
@@ -141,94 +162,11 @@ impl Clock for TestClock {
     }
 }
 
-/// What the hardware never does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Stuck {
-    Queue,
-    QueueOff,
-    TranslationOff,
-    WriteBuffers,
-    Root,
-    Contexts,
-    Translations,
-    /// It answers, and says that it did nothing.
-    Ignored,
-    TranslationOn,
-    Unprotect,
-}
-
-/// The registers of a unit.
-#[derive(Clone)]
-pub(crate) struct Registers {
-    pub(crate) ver: u32,
-    pub(crate) cap: u64,
-    pub(crate) ecap: u64,
-    pub(crate) gsts: u32,
-    pub(crate) rtaddr: u64,
-    pub(crate) ccmd: u64,
-    pub(crate) iotlb: u64,
-    pub(crate) fsts: u32,
-    pub(crate) pmen: u32,
-    pub(crate) iqt: u64,
-    pub(crate) len: usize,
-    pub(crate) stuck: Option<Stuck>,
-}
-
-impl Default for Registers {
-    /// QEMU's unit without options, but with coherent table walks.
-    fn default() -> Self {
-        Self {
-            ver: 0x10,
-            cap: 0x00d2_008c_222f_0606,
-            ecap: 0xf43,
-            gsts: 0,
-            rtaddr: 0,
-            ccmd: 0,
-            iotlb: 0,
-            fsts: 0,
-            pmen: 0,
-            iqt: 0,
-            len: 0x230,
-            stuck: None,
-        }
-    }
-}
-
-impl Registers {
-    fn does(&self, what: Stuck) -> bool {
-        self.stuck != Some(what)
-    }
-
-    fn command(&mut self, gcmd: u32) {
-        let on = gcmd & 1 << 31 != 0;
-        let switch = if on {
-            Stuck::TranslationOn
-        } else {
-            Stuck::TranslationOff
-        };
-        if self.does(switch) {
-            self.gsts = self.gsts & !(1 << 31) | gcmd & 1 << 31;
-        }
-        if gcmd & 1 << 30 != 0 {
-            self.gsts &= !(1 << 30);
-            if self.does(Stuck::Root) {
-                self.gsts |= 1 << 30;
-            }
-        }
-        if gcmd & 1 << 27 != 0 && !self.does(Stuck::WriteBuffers) {
-            self.gsts |= 1 << 27;
-        }
-        if gcmd & 1 << 26 == 0 && self.does(Stuck::QueueOff) {
-            self.gsts &= !(1 << 26);
-        }
-        self.gsts = self.gsts & !(0b101 << 23) | gcmd & 0b101 << 23;
-    }
-}
-
 /// Registers that tests look at and change behind the driver's back.
 #[derive(Clone)]
 pub(crate) struct TestBank {
     pub(crate) registers: Arc<Mutex<Registers>>,
+    memory: TestMemory,
     log: Log,
 }
 
@@ -238,58 +176,25 @@ impl RegisterBank for TestBank {
     }
 
     fn read32(&self, offset: usize) -> u32 {
-        let registers = self.registers.lock().unwrap();
-        match offset {
-            0x00 => registers.ver,
-            0x1c => registers.gsts,
-            0x34 => registers.fsts,
-            0x64 => registers.pmen,
-            _ => panic!("32 bits read at {offset:#x}"),
-        }
+        self.registers.lock().unwrap().read32(offset)
     }
 
     fn write32(&self, offset: usize, value: u32) {
         self.log.lock().unwrap().push(Event::Write32(offset, value));
-        let registers = &mut *self.registers.lock().unwrap();
-        match offset {
-            0x18 => registers.command(value),
-            0x64 if registers.does(Stuck::Unprotect) => registers.pmen = value & !1,
-            0x64 => {}
-            _ => panic!("32 bits written at {offset:#x}"),
-        }
+        let mut registers = self.registers.lock().unwrap();
+        registers.write32(offset, value);
+        registers.work(&self.memory, &self.log);
     }
 
     fn read64(&self, offset: usize) -> u64 {
-        let registers = self.registers.lock().unwrap();
-        match offset {
-            0x08 => registers.cap,
-            0x10 => registers.ecap,
-            0x20 => registers.rtaddr,
-            0x28 => registers.ccmd,
-            0x80 if registers.does(Stuck::Queue) => registers.iqt,
-            0x80 => registers.iqt ^ 0x10,
-            0x88 => registers.iqt,
-            0xf8 => registers.iotlb,
-            _ => panic!("64 bits read at {offset:#x}"),
-        }
+        self.registers.lock().unwrap().read64(offset)
     }
 
     fn write64(&self, offset: usize, value: u64) {
         self.log.lock().unwrap().push(Event::Write64(offset, value));
-        let registers = &mut *self.registers.lock().unwrap();
-        match offset {
-            0x20 => registers.rtaddr = value,
-            0x28 if registers.does(Stuck::Contexts) => {
-                registers.ccmd = value & !(1 << 63) | 1 << 59;
-            }
-            0x28 => registers.ccmd = value,
-            0xf8 if !registers.does(Stuck::Ignored) => registers.iotlb = 0,
-            0xf8 if registers.does(Stuck::Translations) => {
-                registers.iotlb = value & !(1 << 63) | 1 << 57;
-            }
-            0xf8 => registers.iotlb = value,
-            _ => panic!("64 bits written at {offset:#x}"),
-        }
+        let mut registers = self.registers.lock().unwrap();
+        registers.write64(offset, value);
+        registers.work(&self.memory, &self.log);
     }
 }
 
@@ -306,12 +211,14 @@ impl Machine {
     pub(crate) fn new(registers: Registers) -> Self {
         let log = Log::default();
         let coherent = registers.ecap & 1 != 0;
+        let memory = TestMemory::new(coherent, log.clone());
         Self {
             bank: TestBank {
                 registers: Arc::new(Mutex::new(registers)),
+                memory: memory.clone(),
                 log: log.clone(),
             },
-            memory: TestMemory::new(coherent, log.clone()),
+            memory,
             log,
         }
     }
@@ -324,8 +231,9 @@ impl Machine {
         }
     }
 
-    pub(crate) fn stick(&self, stuck: Option<Stuck>) {
-        self.bank.registers.lock().unwrap().stuck = stuck;
+    /// Changes the registers behind the driver's back.
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Registers) -> T) -> T {
+        change(&mut self.bank.registers.lock().unwrap())
     }
 
     /// What happened since this was last called.
@@ -333,13 +241,42 @@ impl Machine {
         core::mem::take(&mut *self.log.lock().unwrap())
     }
 
+    /// What happened to tables, and what the hardware was told, since this was last called: without
+    /// the queue's own memory and registers, and without barriers.
+    pub(crate) fn story(&self) -> Vec<Event> {
+        let queue = self.with(|registers| registers.iqa & !0xfff);
+        let told = |event: &Event| match event {
+            Event::Store(at, _) | Event::Clean(at, _) => !(queue..queue + 0x2000).contains(at),
+            Event::Barrier | Event::Write64(0x88, _) => false,
+            _ => true,
+        };
+        self.events().into_iter().filter(told).collect()
+    }
+
     /// The words of a source id's context entry, as hardware walks to it; `None` where the root
     /// entry is not present.
     pub(crate) fn entry(&self, source: u16) -> Option<(u64, u64)> {
-        let root = self.bank.registers.lock().unwrap().rtaddr & !0xfff;
+        let root = self.with(|registers| registers.rtaddr) & !0xfff;
         let bus = self.memory.word(root + u64::from(source >> 8) * 16);
         let at = (bus & !0xfff) + u64::from(source & 0xff) * 16;
         (bus & 1 != 0).then(|| (self.memory.word(at), self.memory.word(at + 8)))
+    }
+
+    /// The words of the entry of a PASID, as hardware walks to it in scalable mode; `None` where
+    /// something on the way is not present.
+    pub(crate) fn pasid_entry(&self, source: u16, pasid: u64) -> Option<[u64; 3]> {
+        let root = self.with(|registers| registers.rtaddr) & !0xfff;
+        let (bus, devfn) = (u64::from(source >> 8), u64::from(source & 0xff));
+        let contexts = self.present(root + bus * 16 + devfn / 128 * 8)?;
+        let directory = self.present(contexts + devfn % 128 * 32)?;
+        let table = self.present(directory + pasid / 64 * 8)?;
+        let at = table + pasid % 64 * 64;
+        Some([0, 8, 16].map(|word| self.memory.word(at + word)))
+    }
+
+    fn present(&self, at: u64) -> Option<u64> {
+        let word = self.memory.word(at);
+        (word & 1 != 0).then_some(word & !0xfff)
     }
 
     pub(crate) fn open(&self, source: u16) -> bool {

@@ -2,9 +2,11 @@
 
 mod armv8;
 mod table;
+mod vtd;
 
 pub use armv8::{Stage1, Stage2};
 pub use table::{PAGE_SIZES, PageTable, Unlinked};
+pub use vtd::{FirstStage, SecondStage};
 
 use crate::addr::PhysAddr;
 use crate::domain::Prot;

@@ -40,6 +40,7 @@ pub struct PageTable<M: DmaMemory, F: Format> {
     root_level: u8,
     input_bits: u32,
     output_bits: u32,
+    page_sizes: u64,
     leaked: bool,
     format: PhantomData<F>,
 }
@@ -74,9 +75,18 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
             root_level,
             input_bits,
             output_bits,
+            page_sizes: PAGE_SIZES,
             leaked: false,
             format: PhantomData,
         })
+    }
+
+    /// The table, where the hardware knows no pages but those of `sizes`: a bit for each, of
+    /// [`PAGE_SIZES`]. It always knows those of 4 KiB.
+    #[must_use]
+    pub fn with_page_sizes(mut self, sizes: u64) -> Self {
+        self.page_sizes = sizes & PAGE_SIZES | 1 << PAGE_SHIFT;
+        self
     }
 
     /// Where hardware starts the walk.
@@ -178,7 +188,8 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         loop {
             let size = span(level);
             let index = node.index(iova, level);
-            let leaf_fits = level > 0 && (iova.0 | phys.0) & (size - 1) == 0 && len >= size;
+            let aligned = (iova.0 | phys.0) & (size - 1) == 0;
+            let leaf_fits = self.page_sizes & size != 0 && aligned && len >= size;
             match F::decode(node.load(index), level) {
                 Descriptor::Table(next) => node = self.node(next),
                 Descriptor::Invalid if leaf_fits => {
