@@ -5,6 +5,7 @@
 //! - [`bank`]: register banks that are mocked, recorded, or plain storage;
 //! - [`fault`]: a register bank that breaks as a test wants it to;
 //! - [`smmuv3`]: a model of an SMMUv3 with a TLB and a configuration cache;
+//! - [`vtd`]: a model of a VT-d unit with an IOTLB, a context cache and a PASID cache;
 //! - [`DmaDevice`]: a device that does DMA through a model;
 //! - [`smmuv3::AtsDevice`]: one that keeps translations in a cache of its own (PCIe ATS).
 //!
@@ -37,6 +38,7 @@ mod ledger;
 mod memory;
 mod ops;
 pub mod smmuv3;
+pub mod vtd;
 
 pub use clock::MockClock;
 pub use device::{Access, DmaDevice, Outcome, Translate};
