@@ -5,6 +5,7 @@ pub mod clock;
 pub mod contracts;
 pub mod cost;
 pub mod differential;
+pub mod differential_vtd;
 pub mod hitless;
 pub mod machine;
 pub mod model;

@@ -1,11 +1,11 @@
-//! What a test or an example runs on: hardware with an SMMUv3 and DMA masters behind it.
+//! What a test or an example runs on: hardware with an IOMMU and DMA masters behind it.
 
 use iommu_core::{BasicPlatform, Clock, Iova, RegisterBank, StreamId};
 use mock_hw::MockMemory;
 
 /// A device that does DMA when it is told to.
 pub trait Master {
-    /// The stream that its DMA presents.
+    /// The stream that its DMA presents: a StreamID, or a source id.
     fn stream(&self) -> StreamId;
     /// Writes `bytes` from `iova` on. What is refused is not written; the device does not tell.
     fn write(&self, iova: Iova, bytes: &[u8]);
@@ -14,9 +14,9 @@ pub trait Master {
     fn read(&self, iova: Iova, to: &mut [u8]);
 }
 
-/// Hardware with an SMMUv3 and DMA masters behind it.
+/// Hardware with an IOMMU and DMA masters behind it.
 pub trait Machine {
-    /// The SMMU's registers.
+    /// The IOMMU's registers.
     type Bank: RegisterBank + Clone;
     /// What bounds waits for it.
     type Clock: Clock + Clone;

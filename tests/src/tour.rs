@@ -4,6 +4,7 @@
 //! not as it must be.
 
 mod smmu;
+mod vtd;
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use mock_hw::MockMemory;
 use crate::machine::{Machine, Master};
 
 pub use smmu::Smmu;
+pub use vtd::Vtd;
 
 /// What firmware's framebuffer is made of.
 const FRAMEBUFFER_LEN: usize = 0x1_0000;
@@ -171,9 +173,11 @@ impl<D: Driver> Tour<'_, D> {
             self.step(&[master], &format!("add the {name}"), |tour| {
                 let info = DeviceInfo::new(name).streams([master.stream()]);
                 let device = tour.iommu.add_device(info, Arc::new(NoControl))?;
-                let text = match device.reserved_regions() {
-                    [] => "attached to an empty paging domain".to_owned(),
-                    [region, ..] => format!("attached to a paging domain that maps {region} 1:1"),
+                let mut regions = device.reserved_regions().iter();
+                let direct = regions.find(|region| region.kind() == ReservedKind::Direct);
+                let text = match direct {
+                    None => "attached to an empty paging domain".to_owned(),
+                    Some(region) => format!("attached to a paging domain that maps {region} 1:1"),
                 };
                 added.push(device);
                 Ok(text)

@@ -109,6 +109,21 @@ fn a_target_that_is_less_aligned_gets_smaller_pages() {
 }
 
 #[test]
+fn no_page_is_larger_than_the_hardware_knows() {
+    for (sizes, largest) in [(K4, K4), (K4 | M2, M2), (M2 | G1, G1), (0, K4)] {
+        let memory = memory();
+        let mut table = PageTable::<_, Stage1>::new(&memory, 48, 48)
+            .unwrap()
+            .with_page_sizes(sizes);
+        table.map(Iova(G1), PhysAddr(0), largest, RW).unwrap();
+        assert_eq!(seen(&memory, &table, G1), Some((0, largest)));
+        table.map(Iova(2 * G1), PhysAddr(0), 2 * M2, RW).unwrap();
+        let size = if sizes & M2 == 0 { K4 } else { M2 };
+        assert_eq!(seen(&memory, &table, 2 * G1), Some((0, size)));
+    }
+}
+
+#[test]
 fn roots_have_the_level_and_the_size_of_the_architecture() {
     // (bits, level, bytes of the root): from Arm DDI 0487, tables D8-12 and D8-17.
     let stage1 = [(32, 1, 4096), (39, 1, 4096), (40, 0, 4096), (48, 0, 4096)];

@@ -7,6 +7,7 @@ mod ats;
 mod contracts;
 mod entries;
 mod list;
+mod vtd;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,6 +24,7 @@ fn mutations() -> impl Iterator<Item = &'static Mutation> {
         entries::MUTATIONS,
         ats::MUTATIONS,
         contracts::MUTATIONS,
+        vtd::MUTATIONS,
     ];
     all.into_iter().flatten()
 }

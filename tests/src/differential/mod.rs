@@ -43,7 +43,7 @@ mod leaves;
 mod masks;
 mod oracle;
 mod remedy;
-mod rng;
+pub(crate) mod rng;
 mod run;
 mod side;
 mod steps;

@@ -1,4 +1,4 @@
-//! The SMMU's registers, behind the qtest protocol.
+//! An IOMMU's registers, behind the qtest protocol.
 
 use iommu_core::RegisterBank;
 
@@ -8,9 +8,9 @@ use super::qtest::{Access, Qtest, low};
 ///
 /// Every access is a round trip to QEMU's process (some 20 to 40 µs). Where QEMU does not answer,
 /// the access panics with what QEMU printed, because a register bank cannot return errors; during
-/// another panic it reads all ones. Widths are passed on as they are: QEMU's SMMU knows 64-bit
-/// accesses to `STRTAB_BASE`, `CMDQ_BASE`, `EVENTQ_BASE` and `GERROR_IRQ_CFG0` only, and reads zero
-/// elsewhere.
+/// another panic it reads all ones. Widths are passed on as they are, but for the
+/// [pairs](Self::with_pairs): QEMU's SMMU knows 64-bit accesses to `STRTAB_BASE`, `CMDQ_BASE`,
+/// `EVENTQ_BASE` and `GERROR_IRQ_CFG0` only, and reads zero elsewhere.
 ///
 /// Clones are the same registers. QEMU runs for as long as one of them is alive.
 #[derive(Clone, Debug)]
@@ -18,13 +18,26 @@ pub struct QtestBank {
     qtest: Qtest,
     base: u64,
     len: usize,
+    pairs: &'static [usize],
 }
 
 impl QtestBank {
     /// The `len` bytes of registers at physical address `base`.
     #[must_use]
     pub fn new(qtest: Qtest, base: u64, len: usize) -> Self {
-        Self { qtest, base, len }
+        Self {
+            qtest,
+            base,
+            len,
+            pairs: &[],
+        }
+    }
+
+    /// The same registers, where 64-bit writes to these offsets become two of 32 bits: the lower
+    /// half, then the upper one.
+    #[must_use]
+    pub fn with_pairs(self, pairs: &'static [usize]) -> Self {
+        Self { pairs, ..self }
     }
 
     #[track_caller]
@@ -60,7 +73,12 @@ impl RegisterBank for QtestBank {
 
     #[track_caller]
     fn write64(&self, offset: usize, value: u64) {
-        self.qtest
-            .access(Access::WriteQ(self.addr(offset, 8), value));
+        let addr = self.addr(offset, 8);
+        if self.pairs.contains(&offset) {
+            self.write32(offset, low(value));
+            self.write32(offset + 4, low(value >> 32));
+        } else {
+            self.qtest.access(Access::WriteQ(addr, value));
+        }
     }
 }

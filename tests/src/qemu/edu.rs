@@ -1,12 +1,12 @@
 //! QEMU's `edu` device as a DMA master that a test commands.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use iommu_core::{Iova, StreamId};
 
+use super::bypass::Bypass;
 use super::error::QemuError;
-use super::machine::SMMU_BASE;
 use super::pci::{AddressSpace, Function};
 use super::qtest::{Access, Qtest, Session, low, or_panic};
 use super::ram::{GuestRam, STAGING_SIZE};
@@ -36,46 +36,49 @@ const PAGE: u64 = 4096;
 /// A transfer takes well under a millisecond; this is for a host that is busy otherwise.
 const DMA_BOUND: Duration = Duration::from_secs(20);
 
-const CR0: u64 = SMMU_BASE + 0x20;
-const CR0_SMMUEN: u32 = 1 << 0;
-const GBPA: u64 = SMMU_BASE + 0x44;
-const GBPA_ABORT: u32 = 1 << 20;
-const GBPA_UPDATE: u32 = 1 << 31;
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Direction {
     FromMemory,
     ToMemory,
 }
 
-/// A device that reads and writes memory through the SMMU when told to.
+/// A device that reads and writes memory through the IOMMU when told to.
 ///
-/// The device has no error status. A write that the SMMU does not let through changes nothing; such
-/// a read returns zeros. Both leave an event for each 4 bytes of the transfer where the SMMU records
-/// events: [`write_u32`](Self::write_u32) and [`read_u32`](Self::read_u32) leave exactly one.
+/// The device has no error status. A write that the IOMMU does not let through changes nothing; such
+/// a read returns zeros. An SMMU that records events does so for each 4 bytes of both:
+/// [`write_u32`](Self::write_u32) and [`read_u32`](Self::read_u32) leave exactly one.
 ///
 /// # How bytes get into the device and out of it
 ///
 /// The device has a buffer of 4 KiB that can be reached by its own DMA only. To fill or to read it,
-/// the harness lets the device access a page of its own with the SMMU switched off for that moment:
-/// it clears `CR0.SMMUEN` and `GBPA.ABORT`, and restores both. Nobody else accesses the machine's
-/// registers meanwhile (the harness holds its connection), the caches of QEMU's SMMU stay as they
-/// are, and no event is recorded, so a driver cannot tell. The transfer that was asked for goes
-/// through the SMMU as the driver set it up.
+/// the harness lets the device access a page of its own with the IOMMU switched off for that moment;
+/// nobody else accesses the machine's registers meanwhile (the harness holds its connection), and no
+/// fault is recorded. The transfer that was asked for goes through the IOMMU as the driver set it up.
+///
+/// An SMMU's caches stay as they are then, so a driver cannot tell. **The caches of QEMU's VT-d are
+/// empty after that**: after each read, and before a write, unless it writes what the last write did,
+/// which is in the buffer still. What a driver forgets to invalidate shows in such a second write.
+/// Where more is needed, the buffer is filled and looked at while translation is off
+/// ([`fill`](Self::fill), [`fetch`](Self::fetch)), and [`send`](Self::send) and
+/// [`receive`](Self::receive) make the bare transfers.
 ///
 /// All methods panic where QEMU does not answer or the device does not finish.
 #[derive(Clone, Debug)]
 pub struct Edu {
     qtest: Qtest,
     ram: Arc<GuestRam>,
+    bypass: Bypass,
     bar: u64,
     stream: StreamId,
+    /// What is known to be at the start of the buffer.
+    staged: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Edu {
     pub(super) fn enable(
         qtest: &Qtest,
         ram: &Arc<GuestRam>,
+        bypass: Bypass,
         function: Function,
         space: &mut AddressSpace,
     ) -> Result<Self, QemuError> {
@@ -91,12 +94,14 @@ impl Edu {
         Ok(Self {
             qtest: qtest.clone(),
             ram: Arc::clone(ram),
+            bypass,
             bar,
             stream,
+            staged: Arc::default(),
         })
     }
 
-    /// The StreamID of the device's transactions.
+    /// The StreamID, or the source id, of the device's transactions.
     #[must_use]
     pub fn stream_id(&self) -> StreamId {
         self.stream
@@ -131,7 +136,7 @@ impl Edu {
         }
     }
 
-    /// Lets the device write one little-endian word: one transaction, so at most one event.
+    /// Lets the device write one little-endian word: one transaction, so at most one fault.
     ///
     /// # Panics
     ///
@@ -141,17 +146,69 @@ impl Edu {
         self.write(aligned(iova.into()), &value.to_le_bytes());
     }
 
-    /// Lets the device read one little-endian word: one transaction, so at most one event.
+    /// Lets the device read one little-endian word: one transaction, so at most one fault.
     ///
     /// # Panics
     ///
     /// Where QEMU does not answer, or `iova` is not a multiple of 4.
-    #[must_use = "a read for its effect on the SMMU is a `let _`"]
+    #[must_use = "a read for its effect on the IOMMU is a `let _`"]
     #[track_caller]
     pub fn read_u32(&self, iova: impl Into<Iova>) -> u32 {
         let mut bytes = [0; 4];
         self.read(aligned(iova.into()), &mut bytes);
         u32::from_le_bytes(bytes)
+    }
+
+    /// Copies `bytes` to the device's buffer, from the byte `at` on.
+    ///
+    /// # Panics
+    ///
+    /// Where QEMU does not answer, or the buffer of 4 KiB ends before `bytes` do.
+    #[track_caller]
+    pub fn fill(&self, at: usize, bytes: &[u8]) {
+        check_buffer(at, bytes.len());
+        let mut session = self.qtest.session();
+        self.overwrite(at);
+        self.ram.stage(bytes);
+        or_panic(self.untranslated(&mut session, Direction::FromMemory, at, bytes.len()));
+    }
+
+    /// Copies from the device's buffer, from the byte `at` on.
+    ///
+    /// # Panics
+    ///
+    /// Where QEMU does not answer, or the buffer of 4 KiB ends before `to` does.
+    #[track_caller]
+    pub fn fetch(&self, at: usize, to: &mut [u8]) {
+        check_buffer(at, to.len());
+        let mut session = self.qtest.session();
+        or_panic(self.untranslated(&mut session, Direction::ToMemory, at, to.len()));
+        self.ram.unstage(to);
+    }
+
+    /// Lets the device write `len` bytes of its buffer, from the byte `at` on, to memory at `iova`.
+    ///
+    /// # Panics
+    ///
+    /// Where QEMU does not answer, or the buffer of 4 KiB ends before.
+    #[track_caller]
+    pub fn send(&self, at: usize, len: usize, iova: impl Into<Iova>) {
+        check_buffer(at, len);
+        let mut session = self.qtest.session();
+        or_panic(self.transfer(&mut session, Direction::ToMemory, at, iova.into().0, len));
+    }
+
+    /// Lets the device read `len` bytes of memory at `iova` into its buffer, from the byte `at` on.
+    ///
+    /// # Panics
+    ///
+    /// Where QEMU does not answer, or the buffer of 4 KiB ends before.
+    #[track_caller]
+    pub fn receive(&self, at: usize, len: usize, iova: impl Into<Iova>) {
+        check_buffer(at, len);
+        let mut session = self.qtest.session();
+        self.overwrite(at);
+        or_panic(self.transfer(&mut session, Direction::FromMemory, at, iova.into().0, len));
     }
 
     fn write_chunk(
@@ -160,9 +217,13 @@ impl Edu {
         iova: u64,
         bytes: &[u8],
     ) -> Result<(), QemuError> {
-        self.ram.stage(bytes);
-        self.untranslated(session, Direction::FromMemory, bytes.len())?;
-        self.transfer(session, Direction::ToMemory, iova, bytes.len())
+        if !self.staged().starts_with(bytes) {
+            self.overwrite(0);
+            self.ram.stage(bytes);
+            self.untranslated(session, Direction::FromMemory, 0, bytes.len())?;
+            self.staged().extend_from_slice(bytes);
+        }
+        self.transfer(session, Direction::ToMemory, 0, iova, bytes.len())
     }
 
     fn read_chunk(
@@ -171,45 +232,52 @@ impl Edu {
         iova: u64,
         bytes: &mut [u8],
     ) -> Result<(), QemuError> {
-        self.transfer(session, Direction::FromMemory, iova, bytes.len())?;
-        self.untranslated(session, Direction::ToMemory, bytes.len())?;
+        // Away from what was staged, if there is room.
+        let at = BUFFER_SIZE - bytes.len();
+        self.overwrite(at);
+        self.transfer(session, Direction::FromMemory, at, iova, bytes.len())?;
+        self.untranslated(session, Direction::ToMemory, at, bytes.len())?;
         self.ram.unstage(bytes);
         Ok(())
     }
 
-    /// A transfer between the device's buffer and the staging page, past the SMMU.
+    fn staged(&self) -> MutexGuard<'_, Vec<u8>> {
+        // It says at any moment what is there for sure.
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the buffer will have something else from the byte `at` on.
+    fn overwrite(&self, at: usize) {
+        self.staged().truncate(at);
+    }
+
+    /// A transfer between the device's buffer and the staging page, past the IOMMU.
     fn untranslated(
         &self,
         session: &mut Session<'_>,
         direction: Direction,
+        at: usize,
         len: usize,
     ) -> Result<(), QemuError> {
-        let [cr0, gbpa] = session
-            .batch([Access::ReadL(CR0), Access::ReadL(GBPA)])?
-            .map(low);
-        session.batch([
-            Access::WriteL(CR0, cr0 & !CR0_SMMUEN),
-            Access::WriteL(GBPA, gbpa & !GBPA_ABORT | GBPA_UPDATE),
-        ])?;
-        let done = self.transfer(session, direction, self.ram.staging_addr(), len);
-        session.batch([
-            Access::WriteL(GBPA, gbpa | GBPA_UPDATE),
-            Access::WriteL(CR0, cr0),
-        ])?;
-        done
+        let staging = self.ram.staging_addr();
+        self.bypass.with(session, |session| {
+            self.transfer(session, direction, at, staging, len)
+        })
     }
 
-    /// A transfer between the start of the device's buffer and `addr`, as the SMMU lets it.
+    /// A transfer between the byte `at` of the device's buffer and `addr`, as the IOMMU lets it.
     fn transfer(
         &self,
         session: &mut Session<'_>,
         direction: Direction,
+        at: usize,
         addr: u64,
         len: usize,
     ) -> Result<(), QemuError> {
+        let buffer = BUFFER + at as u64;
         let (source, destination, command) = match direction {
-            Direction::FromMemory => (addr, BUFFER, DMA_RUN),
-            Direction::ToMemory => (BUFFER, addr, DMA_RUN | DMA_TO_MEMORY),
+            Direction::FromMemory => (addr, buffer, DMA_RUN),
+            Direction::ToMemory => (buffer, addr, DMA_RUN | DMA_TO_MEMORY),
         };
         session.batch([
             Access::WriteQ(self.bar + DMA_SOURCE, source),
@@ -227,6 +295,28 @@ impl Edu {
         }
         Ok(())
     }
+}
+
+impl crate::machine::Master for Edu {
+    fn stream(&self) -> StreamId {
+        self.stream_id()
+    }
+
+    fn write(&self, iova: Iova, bytes: &[u8]) {
+        Self::write(self, iova, bytes);
+    }
+
+    fn read(&self, iova: Iova, to: &mut [u8]) {
+        Self::read(self, iova, to);
+    }
+}
+
+#[track_caller]
+fn check_buffer(at: usize, len: usize) {
+    assert!(
+        at <= BUFFER_SIZE && len <= BUFFER_SIZE - at,
+        "{len:#x} bytes from {at:#x} on are not in the device's buffer"
+    );
 }
 
 #[track_caller]

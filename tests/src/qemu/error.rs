@@ -1,15 +1,9 @@
 //! What can go wrong between a test and QEMU.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::{fmt, io};
 
-/// The oldest QEMU whose SMMUv3 has both stages and their nesting: major and minor version.
-pub const OLDEST_QEMU: (u32, u32) = (9, 1);
-
-const HOW_TO_INSTALL: &str = "install QEMU 9.1 or later: `apt-get install qemu-system-arm` (on \
-     Debian 12 with `-t bookworm-backports`), `dnf install qemu-system-aarch64` or `brew install qemu`";
-
-/// Why a [`Machine`](super::Machine) did not start, or stopped answering.
+/// Why a [`Machine`](super::Machine) or [`Q35`](super::Q35) did not start, or stopped answering.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum QemuError {
@@ -18,10 +12,12 @@ pub enum QemuError {
         /// The program that was looked for.
         binary: OsString,
     },
-    /// The program is older than [`OLDEST_QEMU`], or does not say how old it is.
+    /// The program is too old, or does not say how old it is.
     TooOld {
         /// The program that was asked.
         binary: OsString,
+        /// The oldest version that will do: major and minor.
+        oldest: (u32, u32),
         /// What it said about its version.
         found: String,
     },
@@ -73,13 +69,18 @@ impl fmt::Display for QemuError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { binary } => {
-                write!(f, "there is no {}; {HOW_TO_INSTALL}", binary.display())
+                write!(f, "there is no {}; {}", binary.display(), HowToGet(binary))
             }
-            Self::TooOld { binary, found } => {
+            Self::TooOld {
+                binary,
+                oldest: (major, minor),
+                found,
+            } => {
                 write!(
                     f,
-                    "{} is too old ({found}); {HOW_TO_INSTALL}",
-                    binary.display()
+                    "{} is too old ({found}), {major}.{minor} is needed; {}",
+                    binary.display(),
+                    HowToGet(binary)
                 )
             }
             Self::Host { doing, source } => write!(f, "{doing}: {source}"),
@@ -112,6 +113,23 @@ impl std::error::Error for QemuError {
             Self::Host { source, .. } => Some(source),
             _ => None,
         }
+    }
+}
+
+/// How to get a program of QEMU.
+struct HowToGet<'a>(&'a OsStr);
+
+impl fmt::Display for HowToGet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (apt, dnf) = match self.0.to_string_lossy().ends_with("x86_64") {
+            true => ("qemu-system-x86", "qemu-system-x86"),
+            false => ("qemu-system-arm", "qemu-system-aarch64"),
+        };
+        write!(
+            f,
+            "install QEMU 10 or later: `apt-get install {apt}` (on Debian 12 with `-t \
+             bookworm-backports`), `dnf install {dnf}` or `brew install qemu`"
+        )
     }
 }
 

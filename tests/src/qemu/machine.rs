@@ -1,18 +1,17 @@
-//! A whole machine: QEMU, its SMMU, its RAM and its devices.
+//! An Arm machine with an SMMUv3: QEMU's `virt`.
 
 use std::ffi::OsString;
-use std::sync::Arc;
 
-use iommu_core::{BasicPlatform, Iova, StreamId};
+use iommu_core::BasicPlatform;
 use mock_hw::MockMemory;
 
 use super::bank::QtestBank;
-use super::edu::{EDU_ID, Edu};
+use super::board::{Board, Parts};
+use super::bypass::Bypass;
+use super::edu::Edu;
 use super::error::QemuError;
-use super::pci::{AddressSpace, Function};
-use super::process::{Files, Process, check_version};
+use super::pci::ConfigSpace;
 use super::qtest::Qtest;
-use super::ram::{GuestRam, RAM_SIZE};
 use crate::clock::SystemClock;
 
 /// Where the SMMU's registers begin on the `virt` machine.
@@ -20,8 +19,18 @@ pub const SMMU_BASE: u64 = 0x0905_0000;
 /// The number of bytes of its registers: both pages.
 pub const SMMU_SIZE: usize = 0x2_0000;
 
-/// The PCI device number of the first `edu`; the others follow.
-const FIRST_EDU: usize = 2;
+/// Where RAM begins on the `virt` machine.
+pub const RAM_BASE: u64 = 0x4000_0000;
+
+const BOARD: Board = Board {
+    // The first with both stages and their nesting.
+    oldest: (9, 1),
+    ram_base: RAM_BASE,
+    coherent: true,
+    config_space: ConfigSpace::Memory(0x3f00_0000),
+    mmio: 0x1000_0000,
+    bypass: Bypass::Smmu,
+};
 
 /// The stages of translation that the SMMU has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -67,7 +76,7 @@ impl Default for MachineConfig {
     }
 }
 
-/// What a driver of a [`Machine`]'s SMMU runs on.
+/// What a driver of an IOMMU in QEMU runs on.
 pub type QemuPlatform = BasicPlatform<QtestBank, MockMemory, SystemClock>;
 
 /// An Arm `virt` machine in QEMU, whose CPU never runs: the test process is its CPU.
@@ -76,11 +85,7 @@ pub type QemuPlatform = BasicPlatform<QtestBank, MockMemory, SystemClock>;
 /// out (banks, devices) is dropped, so that a driver may outlive this value; then the process is
 /// gone and its files are removed.
 #[derive(Debug)]
-pub struct Machine {
-    qtest: Qtest,
-    memory: MockMemory,
-    edus: Vec<Edu>,
-}
+pub struct Machine(Parts);
 
 impl Machine {
     /// Starts QEMU and sets up PCI. Takes a tenth of a second.
@@ -89,42 +94,21 @@ impl Machine {
     ///
     /// [`QemuError`]; nothing is left behind.
     pub fn start(config: &MachineConfig) -> Result<Self, QemuError> {
-        check_version(&config.binary)?;
-        let files = Files::new()?;
-        let ram = Arc::new(GuestRam::create(&files.ram())?);
-        let args = arguments(config, &files, &ram);
-        let (process, stream) = Process::start(&config.binary, &args, files)?;
-        let qtest = Qtest::new(process, stream)?;
-
-        // QEMU connects first and makes its devices then: that it answers at all is part of starting.
-        let functions =
-            Function::find(&mut qtest.session(), EDU_ID).map_err(QemuError::at_start)?;
-        if functions.len() != config.edus {
-            let problem = format!("{} edu devices, not {}", functions.len(), config.edus);
-            return Err(QemuError::Device { problem });
-        }
-        let mut space = AddressSpace::new();
-        let edus = functions
-            .into_iter()
-            .map(|function| Edu::enable(&qtest, &ram, function, &mut space))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            qtest,
-            memory: ram.memory(),
-            edus,
-        })
+        BOARD
+            .start(&config.binary, config.edus, |_| Ok(arguments(config)))
+            .map(Self)
     }
 
     /// The SMMU's registers.
     #[must_use]
     pub fn bank(&self) -> QtestBank {
-        QtestBank::new(self.qtest.clone(), SMMU_BASE, SMMU_SIZE)
+        QtestBank::new(self.0.qtest.clone(), SMMU_BASE, SMMU_SIZE)
     }
 
     /// The machine's RAM, for tables, queues and buffers.
     #[must_use]
     pub fn memory(&self) -> &MockMemory {
-        &self.memory
+        &self.0.memory
     }
 
     /// The SMMU's registers, the RAM and the host's clock.
@@ -132,7 +116,7 @@ impl Machine {
     pub fn platform(&self) -> QemuPlatform {
         BasicPlatform {
             bank: self.bank(),
-            memory: self.memory.clone(),
+            memory: self.0.memory.clone(),
             clock: SystemClock::new(),
         }
     }
@@ -140,61 +124,28 @@ impl Machine {
     /// The DMA masters, in the order of their StreamIDs.
     #[must_use]
     pub fn edus(&self) -> &[Edu] {
-        &self.edus
+        &self.0.edus
     }
 
     /// Access to every physical address of the machine, and to QEMU's process.
     #[must_use]
     pub fn qtest(&self) -> &Qtest {
-        &self.qtest
+        &self.0.qtest
     }
 }
 
-fn arguments(config: &MachineConfig, files: &Files, ram: &GuestRam) -> Vec<String> {
-    let ram_path = files.ram().display().to_string();
-    let mut args = vec![
+fn arguments(config: &MachineConfig) -> Vec<String> {
+    [
         // Machines of 9.2 and later do not let the stages be chosen.
-        "-machine".into(),
-        "virt-9.1,iommu=smmuv3,highmem-ecam=off,memory-backend=ram0".into(),
-        "-global".into(),
-        format!("arm-smmuv3.stage={}", config.stage.option()),
-        "-cpu".into(),
-        "cortex-a57,start-powered-off=on".into(),
-        // With no CPU running, virtual time jumps to the next timer, so DMA does not take 100 ms.
-        "-accel".into(),
-        "tcg,thread=single".into(),
-        "-icount".into(),
-        "shift=0,sleep=off".into(),
-        "-m".into(),
-        format!("{}M", RAM_SIZE >> 20),
-        "-object".into(),
-        format!(
-            "memory-backend-file,id=ram0,size={RAM_SIZE},offset={},mem-path={ram_path},share=on",
-            ram.offset()
-        ),
-        "-display".into(),
-        "none".into(),
-        "-nodefaults".into(),
-    ];
-    for device in (FIRST_EDU..).take(config.edus) {
-        args.push("-device".into());
-        args.push(format!("edu,addr={device:02x}.0,dma_mask={:#x}", u64::MAX));
-    }
-    args
-}
-
-impl crate::machine::Master for Edu {
-    fn stream(&self) -> StreamId {
-        self.stream_id()
-    }
-
-    fn write(&self, iova: Iova, bytes: &[u8]) {
-        Self::write(self, iova, bytes);
-    }
-
-    fn read(&self, iova: Iova, to: &mut [u8]) {
-        Self::read(self, iova, to);
-    }
+        "-machine",
+        "virt-9.1,iommu=smmuv3,highmem-ecam=off,memory-backend=ram0",
+        "-global",
+        &format!("arm-smmuv3.stage={}", config.stage.option()),
+        "-cpu",
+        "cortex-a57,start-powered-off=on",
+    ]
+    .map(String::from)
+    .into()
 }
 
 impl crate::machine::Machine for Machine {

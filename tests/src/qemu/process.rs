@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::error::{OLDEST_QEMU, QemuError};
+use super::error::QemuError;
 
 /// How long QEMU may take from its start to its connection.
 const START_BOUND: Duration = Duration::from_secs(30);
@@ -222,8 +222,8 @@ fn not_started(binary: &OsStr, error: io::Error) -> QemuError {
     }
 }
 
-/// Checks that `binary` exists and is at least [`OLDEST_QEMU`].
-pub(super) fn check_version(binary: &OsStr) -> Result<(), QemuError> {
+/// Checks that `binary` exists and is at least this old: major and minor version.
+pub(super) fn check_version(binary: &OsStr, oldest: (u32, u32)) -> Result<(), QemuError> {
     let output = Command::new(binary)
         .arg("--version")
         .stdin(Stdio::null())
@@ -232,10 +232,11 @@ pub(super) fn check_version(binary: &OsStr) -> Result<(), QemuError> {
     let text = String::from_utf8_lossy(&output.stdout);
     let found = text.lines().next().unwrap_or("no version").to_owned();
     match parse_version(&found) {
-        Some(version) if version >= OLDEST_QEMU => Ok(()),
+        Some(version) if version >= oldest => Ok(()),
         _ => Err(QemuError::TooOld {
             binary: binary.to_owned(),
             found,
+            oldest,
         }),
     }
 }
@@ -262,14 +263,14 @@ mod tests {
 
     #[test]
     fn a_missing_binary_says_how_to_get_it() {
-        let error = check_version(OsStr::new("/nowhere/qemu-system-aarch64")).unwrap_err();
+        let error = check_version(OsStr::new("/nowhere/qemu-system-aarch64"), (9, 1)).unwrap_err();
         assert!(matches!(error, QemuError::Missing { .. }), "{error:?}");
         assert!(error.to_string().contains("apt-get install"), "{error}");
     }
 
     #[test]
     fn a_binary_that_is_not_qemu_is_too_old() {
-        let error = check_version(OsStr::new("true")).unwrap_err();
+        let error = check_version(OsStr::new("true"), (9, 1)).unwrap_err();
         assert!(matches!(error, QemuError::TooOld { .. }), "{error:?}");
     }
 

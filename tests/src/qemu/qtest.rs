@@ -14,7 +14,7 @@ use super::process::Process;
 /// How long one command may take: far longer than any does on a busy host.
 const ANSWER_BOUND: Duration = Duration::from_secs(30);
 
-/// One access to a physical address of the machine.
+/// One access to a physical address of the machine, or to an I/O port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
     /// Reads 32 bits.
@@ -25,6 +25,10 @@ pub enum Access {
     WriteL(u64, u32),
     /// Writes 64 bits.
     WriteQ(u64, u64),
+    /// Reads 32 bits from an I/O port, where the machine has those.
+    InL(u16),
+    /// Writes 32 bits to an I/O port.
+    OutL(u16, u32),
 }
 
 impl fmt::Display for Access {
@@ -34,6 +38,8 @@ impl fmt::Display for Access {
             Self::ReadQ(addr) => write!(f, "readq {addr:#x}"),
             Self::WriteL(addr, value) => write!(f, "writel {addr:#x} {value:#x}"),
             Self::WriteQ(addr, value) => write!(f, "writeq {addr:#x} {value:#x}"),
+            Self::InL(port) => write!(f, "inl {port:#x}"),
+            Self::OutL(port, value) => write!(f, "outl {port:#x} {value:#x}"),
         }
     }
 }

@@ -12,19 +12,17 @@ use mock_hw::MockMemory;
 
 use super::error::QemuError;
 
-/// Where RAM begins on the `virt` machine.
-pub const RAM_BASE: u64 = 0x4000_0000;
 /// The number of bytes of RAM.
 pub const RAM_SIZE: u64 = 256 << 20;
-/// What of the start of RAM is kept out of [`MockMemory`]: QEMU puts the device tree there, and the
-/// last page is the staging page of the devices.
+/// What of the start of RAM is kept out of [`MockMemory`]: QEMU puts the device tree there, a PC has
+/// holes in its first mebibyte, and the last page is the staging page of the devices.
 pub(super) const RESERVED: u64 = 2 << 20;
 /// A page that only the harness uses, by its offset in RAM.
 const STAGING: u64 = RESERVED - STAGING_SIZE as u64;
 /// The number of bytes in that page.
 pub(super) const STAGING_SIZE: usize = 4096;
-/// Addresses in this process equal physical ones modulo this: the largest queue that QEMU's SMMU
-/// has is 16 MiB.
+/// Addresses in this process equal physical ones modulo this: the largest queue that QEMU's IOMMUs
+/// have is 16 MiB.
 const CONGRUENCE: u64 = 16 << 20;
 
 /// A file that QEMU uses as RAM, mapped here too.
@@ -33,12 +31,14 @@ pub(super) struct GuestRam {
     map: MmapRaw,
     /// Where RAM begins in the file and so in the mapping.
     offset: u64,
+    /// Where RAM begins in the machine.
+    base: u64,
 }
 
 impl GuestRam {
     /// Creates the file. It is a little larger than RAM, so that RAM can begin in it where the
     /// mapping has the alignment that DMA memory promises; what is never written takes no space.
-    pub(super) fn create(path: &Path) -> Result<Self, QemuError> {
+    pub(super) fn create(path: &Path, base: u64) -> Result<Self, QemuError> {
         const DOING: &str = "creating the machine's RAM";
         let file = OpenOptions::new()
             .read(true)
@@ -51,7 +51,7 @@ impl GuestRam {
         let map = MmapRaw::map_raw(&file).map_err(QemuError::host(DOING))?;
         let start = map.as_ptr().addr() as u64;
         let offset = start.next_multiple_of(CONGRUENCE) - start;
-        Ok(Self { map, offset })
+        Ok(Self { map, offset, base })
     }
 
     /// Where RAM begins in the file.
@@ -67,19 +67,23 @@ impl GuestRam {
             .expect("offsets in RAM are in the mapping")
     }
 
-    /// RAM without its reserved start, as memory for drivers and devices.
-    pub(super) fn memory(self: &Arc<Self>) -> MockMemory {
+    /// RAM without its reserved start, as memory for drivers and devices. `coherent` is what the
+    /// IOMMU says about itself.
+    pub(super) fn memory(self: &Arc<Self>, coherent: bool) -> MockMemory {
         let size = usize::try_from(RAM_SIZE - RESERVED).expect("RAM fits the address space");
         let keep = Box::new(Arc::clone(self));
+        let base = PhysAddr(self.base + RESERVED);
         // SAFETY: the mapping goes on for `RAM_SIZE` bytes from where RAM begins, is readable and
         // writable, and is kept by `keep`. The reserved start is not handed out; nothing else in
         // this process uses the rest.
-        unsafe { MockMemory::over(PhysAddr(RAM_BASE + RESERVED), self.at(RESERVED), size, keep) }
+        let memory = unsafe { MockMemory::over(base, self.at(RESERVED), size, keep) };
+        memory.set_coherent(coherent);
+        memory
     }
 
     /// The physical address of the staging page.
     pub(super) fn staging_addr(&self) -> u64 {
-        RAM_BASE + STAGING
+        self.base + STAGING
     }
 
     fn staging(&self) -> &[AtomicU8] {
@@ -110,16 +114,18 @@ mod tests {
     use super::*;
     use iommu_core::DmaMemory;
 
+    const BASE: u64 = 0x4000_0000;
+
     #[test]
     fn blocks_are_aligned_here_as_they_are_in_the_machine() {
         let dir = tempfile::tempdir().unwrap();
-        let ram = Arc::new(GuestRam::create(&dir.path().join("ram")).unwrap());
-        let memory = ram.memory();
+        let ram = Arc::new(GuestRam::create(&dir.path().join("ram"), BASE).unwrap());
+        let memory = ram.memory(true);
         let size = 8 << 20;
         let block = memory.allocate(size, size).unwrap();
         assert!(block.is_aligned(size as u64));
         assert_eq!(memory.pointer(block).addr().get() % size, 0);
-        assert!(block.0 >= RAM_BASE + RESERVED);
+        assert!(block.0 >= BASE + RESERVED);
         // SAFETY: allocated above, used by nobody.
         unsafe { memory.free(block, size, size) };
     }
@@ -127,7 +133,7 @@ mod tests {
     #[test]
     fn what_was_staged_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let ram = GuestRam::create(&dir.path().join("ram")).unwrap();
+        let ram = GuestRam::create(&dir.path().join("ram"), BASE).unwrap();
         ram.stage(b"abc");
         let mut back = [0; 4];
         ram.unstage(&mut back);
