@@ -13,6 +13,8 @@
 //! What a device's DMA means is a [`Domain`]: identity, blocked, or paging, with page tables from
 //! [`pgtable`]. Memory is given to devices as [`MappedBlock`]s, which own it.
 //!
+//! [`writing_a_backend`] goes from an empty crate to one that passes the conformance suite.
+//!
 //! # Errors and dead hardware
 //!
 //! Every call that can fail says how, with an [`Error`] that has a kind, an errno and a culprit.
@@ -56,6 +58,7 @@ mod platform;
 mod registry;
 mod reserved;
 mod transaction;
+pub mod writing_a_backend;
 
 pub use addr::{AddrRange, Iova, Pasid, PhysAddr, StreamId};
 pub use attached::Attached;

@@ -7,7 +7,9 @@
 //! - [`smmuv3`]: a model of an SMMUv3 with a TLB and a configuration cache;
 //! - [`vtd`]: a model of a VT-d unit with an IOTLB, a context cache and a PASID cache;
 //! - [`DmaDevice`]: a device that does DMA through a model;
-//! - [`smmuv3::AtsDevice`]: one that keeps translations in a cache of its own (PCIe ATS).
+//! - [`smmuv3::AtsDevice`]: one that keeps translations in a cache of its own (PCIe ATS);
+//! - [`conformance`]: a suite that tells whether a backend keeps its promises;
+//! - [`toy`]: an IOMMU small enough to write a first backend for.
 //!
 //! ```
 //! use iommu_core::{PhysAddr, RegisterBank};
@@ -32,12 +34,14 @@ mod arena;
 pub mod bank;
 mod chance;
 mod clock;
+pub mod conformance;
 mod device;
 pub mod fault;
 mod ledger;
 mod memory;
 mod ops;
 pub mod smmuv3;
+pub mod toy;
 pub mod vtd;
 
 pub use clock::MockClock;

@@ -10,7 +10,9 @@ pub mod hitless;
 pub mod machine;
 pub mod model;
 pub mod qemu;
+pub mod stands;
 pub mod tour;
+pub mod toys;
 
 /// The README's example is a test.
 #[cfg(doctest)]
