@@ -36,6 +36,7 @@ mod addr;
 mod attached;
 mod device;
 mod direct;
+pub mod dma;
 mod domain;
 pub mod entry;
 mod error;
