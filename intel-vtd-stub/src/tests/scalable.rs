@@ -135,8 +135,10 @@ fn entries_and_what_is_forgotten_are_those_of_each_kind() {
     assert_eq!(told_since(&machine), forgotten);
     assert_eq!(machine.pasid_entry(0x10, 0).unwrap()[0], 0x109);
 
+    // That the device passed is forgotten with its context entry too.
     assert_eq!(nic.release().unwrap(), Rest::Blocked);
     let forgotten = [
+        told(0x31 | 0x10 << 32),
         told(0x17 | 1 << 16),
         Event::Fence,
         told(0x26 | 1 << 16),
