@@ -224,6 +224,17 @@ fn count(all: &mut Vec<Entry>, stream: StreamId, refused: bool) {
 }
 
 impl<P: Platform> Inner<P> {
+    /// The devices' half of [`end_translations`](Self::end_translations), for who has done the other.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn end_at_devices(&self, atcs: &AtcSet<P::IrqLock>, range: AddrRange) -> Result {
+        self.invalidate(atcs.behind(Span::covering(range)))
+    }
+
     /// Ends the translations of `range`, a part of the domain of `atcs`, in the TLB by `tlbi` and at
     /// the devices, and waits for that once.
     ///
@@ -243,10 +254,10 @@ impl<P: Platform> Inner<P> {
         // Commands of known number are cheaper. Somebody may come meanwhile; then the TLB is done
         // with, and the rest follows.
         self.invalidate(tlbi)?;
-        if atcs.is_empty() {
-            return Ok(());
+        match atcs.is_empty() {
+            true => Ok(()),
+            false => self.end_at_devices(atcs, range),
         }
-        self.invalidate(atcs.behind(Span::covering(range)))
     }
 }
 

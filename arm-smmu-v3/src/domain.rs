@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 
 use iommu_core::entry::Target;
-use iommu_core::pgtable::{Format, PAGE_SIZES, PageTable, Stage1, Stage2, Unlinked};
+use iommu_core::pgtable::{Format, PageTable, Stage1, Stage2, Undisturbed, Unmapped, Walker};
 use iommu_core::{
     AddrRange, DmaBlock, DmaMemory, Error, ErrorKind, Geometry, Iova, MapError, PagingConfig,
     PagingOps, PhysAddr, Platform, Prot, Result, Stage,
@@ -14,13 +14,13 @@ use lock_api::Mutex;
 use crate::ats::AtcSet;
 use crate::entries::{self, Table};
 use crate::features::Features;
+use crate::gather::Scope;
 use crate::smmu::Inner;
 use crate::spec::commands::Command;
 use crate::spec::ste::Ste;
 use crate::write::{SteTarget, WithAts};
 
-/// Above this many pages, everything with the domain's tag is invalidated instead of each page.
-const MAX_PAGE_COMMANDS: u64 = 64;
+/// The smallest page.
 const PAGE_SIZE: u64 = 4096;
 
 /// A paging domain of one SMMU.
@@ -33,19 +33,17 @@ pub(crate) struct PagingDomain<P: Platform> {
     ste_with_ats: Option<SteTarget>,
     /// The devices that may have translations of this domain in their caches.
     atcs: Arc<AtcSet<P::IrqLock>>,
+    /// What its translations are invalidated by.
+    scope: Scope,
     geometry: Geometry,
     /// How many devices are attached, or about to be, or were and could not be moved for certain.
     /// Held by whoever has to be alone with the domain.
     pub(crate) users: Mutex<P::BlockingLock, usize>,
 }
 
-/// A page table under the lock that keeps its users apart. Held for changes of the table alone,
-/// never while waiting for the hardware.
-type Locked<P, F> = Mutex<<P as Platform>::IrqLock, PageTable<<P as Platform>::Memory, F>>;
-
 enum Tables<P: Platform> {
     Stage1 {
-        table: Locked<P, Stage1>,
+        table: PageTable<P::Memory, Stage1>,
         cd: DmaBlock<P::Memory>,
         asid: u16,
         /// The VMID of the stage-2 domain that a device is moved from or to, 0 for none: meanwhile
@@ -53,9 +51,19 @@ enum Tables<P: Platform> {
         also: AtomicU16,
     },
     Stage2 {
-        table: Locked<P, Stage2>,
+        table: PageTable<P::Memory, Stage2>,
         vmid: u16,
     },
+}
+
+/// `$result` with `$table` for the page table of either stage.
+macro_rules! with_table {
+    ($domain:expr, $table:ident => $result:expr) => {
+        match &$domain.tables {
+            Tables::Stage1 { table: $table, .. } => $result,
+            Tables::Stage2 { table: $table, .. } => $result,
+        }
+    };
 }
 
 impl<P: Platform> PagingDomain<P> {
@@ -90,7 +98,7 @@ impl<P: Platform> PagingDomain<P> {
     fn stage1(smmu: &Arc<Inner<P>>, input_bits: u8) -> Result<Self> {
         let memory = smmu.hardware.platform.memory();
         let output_bits = smmu.features.output_bits.into();
-        let table = PageTable::new(memory, input_bits.into(), output_bits)?;
+        let table = new_table(&smmu.features, memory, input_bits)?;
         let cd = DmaBlock::new(memory, 64, 64, "a context descriptor")?.below(output_bits)?;
         let asid = smmu.asids.allocate()?;
         let words = entries::cd(
@@ -106,7 +114,7 @@ impl<P: Platform> PagingDomain<P> {
         }
         let ste = entries::stage1(&smmu.features, smmu.walk, cd.addr());
         let tables = Tables::Stage1 {
-            table: Mutex::new(table),
+            table,
             cd,
             asid,
             also: AtomicU16::new(0),
@@ -116,8 +124,7 @@ impl<P: Platform> PagingDomain<P> {
 
     fn stage2(smmu: &Arc<Inner<P>>, input_bits: u8) -> Result<Self> {
         let memory = smmu.hardware.platform.memory();
-        let output_bits = smmu.features.output_bits.into();
-        let table = PageTable::new(memory, input_bits.into(), output_bits)?;
+        let table = new_table(&smmu.features, memory, input_bits)?;
         let vmid = smmu.vmids.allocate()?;
         let ste = entries::stage2(
             &smmu.features,
@@ -125,10 +132,7 @@ impl<P: Platform> PagingDomain<P> {
             describe(&table, input_bits),
             vmid,
         );
-        let tables = Tables::Stage2 {
-            table: Mutex::new(table),
-            vmid,
-        };
+        let tables = Tables::Stage2 { table, vmid };
         Self::over(smmu, tables, &ste, input_bits)
     }
 
@@ -139,11 +143,12 @@ impl<P: Platform> PagingDomain<P> {
         });
         Ok(Self {
             smmu: smmu.clone(),
-            tables,
             ste: Target::new(ste.to_words())?,
             ste_with_ats: with_ats.transpose()?,
             atcs: Arc::new(AtcSet::new()),
-            geometry: geometry(&smmu.features, input_bits),
+            scope: scope(&smmu.features, &tables),
+            geometry: geometry(&smmu.features, &tables, input_bits),
+            tables,
             users: Mutex::new(0),
         })
     }
@@ -204,42 +209,103 @@ impl<P: Platform> PagingDomain<P> {
         }
     }
 
-    /// Invalidates what the TLB and devices may hold of the range, and waits for it.
-    fn invalidate(&self, iova: Iova, len: u64) -> Result {
-        let pages = len / PAGE_SIZE;
-        let count = if pages > MAX_PAGE_COMMANDS { 0 } else { pages };
-        let everything = (count == 0).then(|| self.invalidate_tag());
-        let each = (0..count).map(|page| {
-            let iova = Iova(iova.0 + page * PAGE_SIZE);
-            match self.tables {
-                Tables::Stage1 { asid, .. } => Command::tlbi_va(asid, iova),
-                Tables::Stage2 { vmid, .. } => Command::tlbi_ipa(vmid, iova),
-            }
-        });
-        let commands = everything.into_iter().chain(each);
-        let commands = commands.chain(self.invalidate_also());
-        let range = AddrRange::new(iova.0, len).unwrap_or(AddrRange::EVERYTHING);
+    /// Invalidates what the TLB and devices may hold of a page, and waits for it.
+    #[inline(always)]
+    fn invalidate_page(&self, iova: Iova) -> Result {
+        let command = self.scope.page(iova);
+        if self.invalidate_also().is_some() || !self.atcs.is_empty() {
+            return self.invalidate_page_of_all(iova);
+        }
+        let done = self.smmu.invalidate_one(command);
+        // Somebody may have come meanwhile; the TLB is done with then.
+        match done.is_ok() && self.atcs.is_empty() {
+            true => Ok(()),
+            false => self.invalidate_page_at_devices(iova, done),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn invalidate_page_of_all(&self, iova: Iova) -> Result {
+        let range = AddrRange::page(iova.0, PAGE_SIZE);
+        self.end_translations([self.scope.page(iova)], range)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn invalidate_page_at_devices(&self, iova: Iova, done: Result) -> Result {
+        done?;
+        let range = AddrRange::page(iova.0, PAGE_SIZE);
+        self.smmu.end_at_devices(&self.atcs, range)
+    }
+
+    fn end_translations(
+        &self,
+        commands: impl IntoIterator<Item = Command>,
+        range: AddrRange,
+    ) -> Result {
+        match self.invalidate_also() {
+            None => self.smmu.end_translations(&self.atcs, commands, range),
+            Some(also) => self.end_translations_of_both(commands, also, range),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_translations_of_both(
+        &self,
+        commands: impl IntoIterator<Item = Command>,
+        also: Command,
+        range: AddrRange,
+    ) -> Result {
+        let commands = commands.into_iter().chain(Some(also));
         self.smmu.end_translations(&self.atcs, commands, range)
     }
 
-    /// Invalidates everything that carries the domain's tag.
-    fn invalidate_tag(&self) -> Command {
-        match self.tables {
-            Tables::Stage1 { asid, .. } => Command::tlbi_asid(asid),
-            Tables::Stage2 { vmid, .. } => Command::tlbi_vmid(vmid),
-        }
+    #[inline(never)]
+    fn unmap_range(&self, iova: Iova, len: u64) -> Result {
+        with_table!(self, table => self.change_in(table, |walker| walker.unmap(iova, len)))
     }
 
-    fn unmap_in<F: Format>(&self, table: &Locked<P, F>, iova: Iova, len: u64) -> Result {
-        let unlinked: Unlinked<P::Memory> = table.lock().unmap(iova, len)?;
-        match self.invalidate(iova, len) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                unlinked.leak();
-                Err(error)
-            }
+    /// Changes mappings, has hardware forget what was there, and gives tables back.
+    fn change_in<F: Format>(
+        &self,
+        table: &PageTable<P::Memory, F>,
+        change: impl FnOnce(&Walker<'_, P::Memory, F>) -> Result<Unmapped>,
+    ) -> Result {
+        let changed = change(&self.enter(table))?;
+        // Nobody waits inside. Where this fails, the tables stay.
+        self.end_translations(self.scope.of(&changed), changed.range())?;
+        if changed.has_tables() {
+            self.enter(table).reclaim(changed);
         }
+        Ok(())
     }
+
+    #[inline(always)]
+    fn enter<'a, F: Format>(&self, table: &'a PageTable<P::Memory, F>) -> Walker<'a, P::Memory, F> {
+        table.enter(self.smmu.hardware.platform.current_cpu())
+    }
+}
+
+fn new_table<M: DmaMemory, F: Format>(
+    features: &Features,
+    memory: &M,
+    input_bits: u8,
+) -> Result<PageTable<M, F>> {
+    let table = PageTable::new(memory, input_bits.into(), features.output_bits.into())?;
+    Ok(match features.live_resizing {
+        true => table.with_live_resizing(),
+        false => table,
+    })
+}
+
+fn scope<P: Platform>(features: &Features, tables: &Tables<P>) -> Scope {
+    let (by_address, by_tag) = match *tables {
+        Tables::Stage1 { asid, .. } => (Command::tlbi_va(asid, Iova(0)), Command::tlbi_asid(asid)),
+        Tables::Stage2 { vmid, .. } => (Command::tlbi_ipa(vmid, Iova(0)), Command::tlbi_vmid(vmid)),
+    };
+    Scope::new(by_address, by_tag, features.range_invalidation)
 }
 
 fn describe<M: DmaMemory, F: Format>(table: &PageTable<M, F>, input_bits: u8) -> Table {
@@ -250,18 +316,25 @@ fn describe<M: DmaMemory, F: Format>(table: &PageTable<M, F>, input_bits: u8) ->
     }
 }
 
-fn geometry(features: &Features, input_bits: u8) -> Geometry {
+fn geometry<P: Platform>(features: &Features, tables: &Tables<P>, input_bits: u8) -> Geometry {
     let first = |bits: u8| AddrRange::inclusive(0, u64::MAX >> (64 - bits));
     Geometry {
         aperture: first(input_bits).unwrap_or(AddrRange::EVERYTHING),
         physical: first(features.output_bits).unwrap_or(AddrRange::EVERYTHING),
-        page_sizes: PAGE_SIZES,
+        page_sizes: match tables {
+            Tables::Stage1 { table, .. } => table.page_sizes(),
+            Tables::Stage2 { table, .. } => table.page_sizes(),
+        },
     }
 }
 
 impl<P: Platform> PagingOps for PagingDomain<P> {
     fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    fn checks_ranges(&self) -> bool {
+        true
     }
 
     fn map(
@@ -271,25 +344,39 @@ impl<P: Platform> PagingOps for PagingDomain<P> {
         len: u64,
         prot: Prot,
     ) -> core::result::Result<(), MapError> {
-        // What was not valid is in no TLB (Arm DDI 0487, D8.16): nothing to invalidate.
-        match &self.tables {
-            Tables::Stage1 { table, .. } => table.lock().map(iova, phys, len, prot),
-            Tables::Stage2 { table, .. } => table.lock().map(iova, phys, len, prot),
-        }
+        with_table!(self, table => self.enter(table).map(iova, phys, len, prot))
+    }
+
+    #[inline(always)]
+    fn map_page(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> bool {
+        with_table!(self, table => self.enter(table).map_page(iova, phys, len, prot))
     }
 
     fn unmap(&self, iova: Iova, len: u64) -> Result {
-        match &self.tables {
-            Tables::Stage1 { table, .. } => self.unmap_in(table, iova, len),
-            Tables::Stage2 { table, .. } => self.unmap_in(table, iova, len),
+        // Nobody is inside any more when the wait begins.
+        let page = with_table!(self, table => self.enter(table).unmap_page(iova, len));
+        match page {
+            true => self.invalidate_page(iova),
+            false => self.unmap_range(iova, len),
         }
     }
 
     fn translate(&self, iova: Iova) -> Option<PhysAddr> {
-        match &self.tables {
-            Tables::Stage1 { table, .. } => table.lock().translate(iova),
-            Tables::Stage2 { table, .. } => table.lock().translate(iova),
-        }
+        with_table!(self, table => self.enter(table).translate(iova))
+    }
+
+    fn protect(&self, iova: Iova, len: u64, prot: Prot) -> Result {
+        with_table!(self, table => self.change_in(table, |walker| walker.protect(iova, len, prot)))
+    }
+
+    fn split(&self, iova: Iova) -> Result {
+        with_table!(self, table => self.change_in(table, |walker| walker.split(iova)))
+    }
+
+    fn merge(&self, iova: Iova, size: u64, promise: Undisturbed) -> Result {
+        with_table!(self, table => {
+            self.change_in(table, |walker| walker.merge(iova, size, promise))
+        })
     }
 }
 
@@ -297,7 +384,7 @@ impl<P: Platform> Drop for PagingDomain<P> {
     /// No stream is attached any more, but the TLB may be full of the domain's tag. Only when that
     /// is gone are the tables and the tag free for somebody else.
     fn drop(&mut self) {
-        let commands = [self.invalidate_tag()].into_iter();
+        let commands = [self.scope.by_tag].into_iter();
         let clean = self.smmu.invalidate(commands.chain(self.invalidate_also()));
         match (clean, &mut self.tables) {
             (Ok(()), Tables::Stage1 { asid, .. }) => self.smmu.asids.free(*asid),
@@ -307,9 +394,9 @@ impl<P: Platform> Drop for PagingDomain<P> {
                 match tables {
                     Tables::Stage1 { table, cd, .. } => {
                         cd.leak();
-                        table.get_mut().leak();
+                        table.leak();
                     }
-                    Tables::Stage2 { table, .. } => table.get_mut().leak(),
+                    Tables::Stage2 { table, .. } => table.leak(),
                 }
             }
         }

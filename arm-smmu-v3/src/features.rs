@@ -66,6 +66,11 @@ pub struct Features {
     pub msi: bool,
     /// CPUs' broadcast invalidation reaches the TLB unless told not to.
     pub broadcast: bool,
+    /// Invalidations can name ranges and levels.
+    pub range_invalidation: bool,
+    /// A block may become a table of the same translations, and back, without having been invalid
+    /// in between.
+    pub live_resizing: bool,
     /// ATS exists. What a device claims to have translated is checked: it passes where the stream's
     /// entry allows ATS.
     pub ats: bool,
@@ -89,9 +94,9 @@ impl Features {
         let IdRegisters {
             idr0,
             idr1,
+            idr3,
             idr5,
             aidr,
-            ..
         } = *id;
         let no = |reason, name, value| Err(refuse(reason, name, value));
         if aidr.major() != 0 {
@@ -152,6 +157,8 @@ impl Features {
             shareability_override: idr1.attr_types_ovr(),
             msi: idr0.msi(),
             broadcast: idr0.btm(),
+            range_invalidation: idr3.ril(),
+            live_resizing: idr3.bbml() == 2,
             ats: idr0.ats(),
         })
     }
@@ -197,6 +204,8 @@ mod tests {
                 shareability_override: false,
                 msi: false,
                 broadcast: false,
+                range_invalidation: true,
+                live_resizing: true,
                 ats: false,
             }
         );

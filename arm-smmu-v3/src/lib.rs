@@ -28,6 +28,7 @@ mod domain;
 mod entries;
 mod event_queue;
 mod features;
+mod gather;
 mod hardware;
 #[cfg(feature = "internals")]
 #[doc(hidden)]

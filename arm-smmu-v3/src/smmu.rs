@@ -229,6 +229,12 @@ impl<P: Platform> Inner<P> {
         self.commands.run(&self.hardware, commands)
     }
 
+    /// The same for one command.
+    #[inline(never)]
+    pub(crate) fn invalidate_one(&self, command: Command) -> Result {
+        self.invalidate([command])
+    }
+
     /// Makes sure that `stream` has an entry of its own.
     pub(crate) fn reach(&self, stream: StreamId) -> Result<StreamEntry<P::Memory>> {
         let (entry, fresh) = self.streams.reach(stream)?;

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use iommu_core::pgtable::{FirstStage, Format, PageTable, SecondStage, Unlinked};
+use iommu_core::pgtable::{FirstStage, Format, PageTable, SecondStage, Unmapped, Walker};
 use iommu_core::{
     AddrRange, Error, ErrorKind, Geometry, Iova, MapError, PagingConfig, PagingOps, PhysAddr,
     Platform, Prot, Result, Slot, Stage, entry,
@@ -28,13 +28,19 @@ pub(crate) struct PagingDomain<P: Platform> {
     geometry: Geometry,
 }
 
-/// A page table under the lock that keeps its users apart. Held for changes of the table alone,
-/// never while waiting for the hardware.
-type Locked<P, F> = Mutex<<P as Platform>::IrqLock, PageTable<<P as Platform>::Memory, F>>;
-
 enum Tables<P: Platform> {
-    First(Locked<P, FirstStage>),
-    Second(Locked<P, SecondStage>),
+    First(PageTable<P::Memory, FirstStage>),
+    Second(PageTable<P::Memory, SecondStage>),
+}
+
+/// `$result` with `$table` for the page table of either stage.
+macro_rules! with_table {
+    ($domain:expr, $table:ident => $result:expr) => {
+        match &$domain.tables {
+            Tables::First($table) => $result,
+            Tables::Second($table) => $result,
+        }
+    };
 }
 
 /// Which PASIDs translations of the domain may be tagged with beside its id: those of attachments
@@ -76,7 +82,7 @@ impl<P: Platform> PagingDomain<P> {
         let entry = PasidEntry::first_stage(table.root(), did);
         let target = pasid_target(features, entry)?;
         let geometry = geometry(features, bits, features.first_stage_pages);
-        let tables = Tables::First(Mutex::new(table));
+        let tables = Tables::First(table);
         Ok(Self::over(inner, tables, did, target, geometry))
     }
 
@@ -105,7 +111,7 @@ impl<P: Platform> PagingDomain<P> {
             Target::Context(entry::Target::new(entry.to_words())?)
         };
         let geometry = geometry(features, bits, second.pages);
-        let tables = Tables::Second(Mutex::new(table));
+        let tables = Tables::Second(table);
         Ok(Self::over(inner, tables, did, target, geometry))
     }
 
@@ -188,15 +194,24 @@ impl<P: Platform> PagingDomain<P> {
         features.write_buffers || features.caching_mode && second
     }
 
-    fn unmap_in<F: Format>(&self, table: &Locked<P, F>, iova: Iova, len: u64) -> Result {
-        let unlinked: Unlinked<P::Memory> = table.lock().unmap(iova, len)?;
-        match self.invalidate(iova, len) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                unlinked.leak();
-                Err(error)
-            }
+    /// Changes mappings, has hardware forget what was there, and gives tables back.
+    fn change_in<F: Format>(
+        &self,
+        table: &PageTable<P::Memory, F>,
+        change: impl FnOnce(&Walker<'_, P::Memory, F>) -> Result<Unmapped>,
+    ) -> Result {
+        let changed = change(&self.enter(table))?;
+        let range = changed.range();
+        // Nobody waits inside. Where this fails, the tables stay.
+        self.invalidate(Iova(range.start()), range.len_minus_one() + 1)?;
+        if changed.has_tables() {
+            self.enter(table).reclaim(changed);
         }
+        Ok(())
+    }
+
+    fn enter<'a, F: Format>(&self, table: &'a PageTable<P::Memory, F>) -> Walker<'a, P::Memory, F> {
+        table.enter(self.inner.unit.current_cpu())
     }
 }
 
@@ -257,10 +272,7 @@ impl<P: Platform> PagingOps for PagingDomain<P> {
         len: u64,
         prot: Prot,
     ) -> core::result::Result<(), MapError> {
-        match &self.tables {
-            Tables::First(table) => table.lock().map(iova, phys, len, prot),
-            Tables::Second(table) => table.lock().map(iova, phys, len, prot),
-        }?;
+        with_table!(self, table => self.enter(table).map(iova, phys, len, prot))?;
         if self.invalidates_fresh() {
             let result = self.invalidate(iova, len);
             return result.map_err(|error| MapError { mapped: len, error });
@@ -269,17 +281,15 @@ impl<P: Platform> PagingOps for PagingDomain<P> {
     }
 
     fn unmap(&self, iova: Iova, len: u64) -> Result {
-        match &self.tables {
-            Tables::First(table) => self.unmap_in(table, iova, len),
-            Tables::Second(table) => self.unmap_in(table, iova, len),
-        }
+        with_table!(self, table => self.change_in(table, |walker| walker.unmap(iova, len)))
     }
 
     fn translate(&self, iova: Iova) -> Option<PhysAddr> {
-        match &self.tables {
-            Tables::First(table) => table.lock().translate(iova),
-            Tables::Second(table) => table.lock().translate(iova),
-        }
+        with_table!(self, table => self.enter(table).translate(iova))
+    }
+
+    fn protect(&self, iova: Iova, len: u64, prot: Prot) -> Result {
+        with_table!(self, table => self.change_in(table, |walker| walker.protect(iova, len, prot)))
     }
 }
 
@@ -299,8 +309,8 @@ impl<P: Platform> Drop for PagingDomain<P> {
             Err(error) => {
                 log::error!("a domain's tables and id are never used again: {error}");
                 match &mut self.tables {
-                    Tables::First(table) => table.get_mut().leak(),
-                    Tables::Second(table) => table.get_mut().leak(),
+                    Tables::First(table) => table.leak(),
+                    Tables::Second(table) => table.leak(),
                 }
             }
         }

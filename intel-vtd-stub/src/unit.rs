@@ -34,6 +34,10 @@ impl<P: Platform> Unit<P> {
         self.platform.memory()
     }
 
+    pub(crate) fn current_cpu(&self) -> usize {
+        self.platform.current_cpu()
+    }
+
     pub(crate) fn bank(&self) -> &P::Bank {
         self.platform.bank()
     }

@@ -124,6 +124,7 @@ impl AddrRange {
 
     /// The `len` bytes from `start`; `None` where `len` is zero or the range wraps around.
     #[must_use]
+    #[inline]
     pub const fn new(start: u64, len: u64) -> Option<Self> {
         if len == 0 {
             return None;
@@ -134,8 +135,19 @@ impl AddrRange {
         }
     }
 
+    /// The page of `size` bytes (a power of two) that `addr` is in.
+    #[must_use]
+    #[inline]
+    pub const fn page(addr: u64, size: u64) -> Self {
+        Self {
+            start: addr & !(size - 1),
+            last: addr | (size - 1),
+        }
+    }
+
     /// The range from `start` to `last`, both in it; `None` where `last` is below `start`.
     #[must_use]
+    #[inline]
     pub const fn inclusive(start: u64, last: u64) -> Option<Self> {
         if last < start {
             None
@@ -146,12 +158,14 @@ impl AddrRange {
 
     /// The first address.
     #[must_use]
+    #[inline]
     pub const fn start(self) -> u64 {
         self.start
     }
 
     /// The last address, in the range.
     #[must_use]
+    #[inline]
     pub const fn last(self) -> u64 {
         self.last
     }
@@ -159,6 +173,7 @@ impl AddrRange {
     /// The number of bytes minus one: the number itself does not fit 64 bits for the range of all
     /// addresses.
     #[must_use]
+    #[inline]
     pub const fn len_minus_one(self) -> u64 {
         self.last - self.start
     }

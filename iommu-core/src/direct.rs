@@ -7,8 +7,9 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use once_cell::race::OnceBox;
 
 use crate::addr::{AddrRange, Iova, PhysAddr};
-use crate::domain::{Domain, PagingOps, Prot};
+use crate::domain::{Domain, Prot};
 use crate::error::{Culprit, Error, ErrorKind, Result};
+use crate::paging::PagingOps;
 
 /// The ranges of a domain that are mapped 1:1 for firmware, each counted by the devices that need
 /// it.
@@ -35,6 +36,11 @@ impl DirectMappings {
         Self {
             first: OnceBox::new(),
         }
+    }
+
+    /// Whether nothing was ever pinned.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.get().is_none()
     }
 
     fn live(&self) -> impl Iterator<Item = &Entry> {
@@ -142,6 +148,7 @@ impl Domain {
             .of(Culprit::Range(range)));
         }
         let entry = self.direct.entry(pages);
+        self.stop_direct_calls();
         // Counted before it is mapped: from here on nobody else maps there.
         if entry.users.fetch_add(1, Ordering::AcqRel) > 0 {
             return Ok(());
@@ -149,8 +156,7 @@ impl Domain {
         let mut reached = None;
         let mapped = self.direct.gaps(entry, pages.last(), |gap| {
             let (start, len) = extent(gap);
-            self.map_or_undo(ops, start, PhysAddr(start.0), len, PROT)
-                .map_err(|not_mapped| not_mapped.error)?;
+            ops.map_all(start, PhysAddr(start.0), len, PROT)?;
             reached = Some(gap.last());
             Ok(())
         });

@@ -4,15 +4,18 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
 use core::fmt;
-use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bitflags::bitflags;
-use static_assertions::{assert_impl_all, assert_obj_safe};
+use static_assertions::assert_impl_all;
 
 use crate::addr::{AddrRange, Iova, PhysAddr};
 use crate::direct::DirectMappings;
 use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::fault::FaultHandler;
+use crate::geometry::{Geometry, check_range, invalid};
+use crate::paging::PagingOps;
+use crate::pgtable::Undisturbed;
 
 /// What a domain does with DMA.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -43,83 +46,14 @@ bitflags! {
     }
 }
 
-/// What a paging domain can map.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Geometry {
-    /// The IOVAs that can be mapped.
-    pub aperture: AddrRange,
-    /// The physical addresses that can be mapped to.
-    pub physical: AddrRange,
-    /// A bit for each page size: `1 << 12` for 4 KiB. The lowest is the unit of [`Domain::map`].
-    pub page_sizes: u64,
-}
-
-impl Geometry {
-    /// The smallest page, in bytes.
-    #[must_use]
-    pub const fn page_size(&self) -> u64 {
-        1 << self.page_sizes.trailing_zeros()
-    }
-}
-
-/// A mapping that stopped half way.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MapError {
-    /// How many bytes from the start of the range are mapped.
-    pub mapped: u64,
-    /// Why it stopped.
-    pub error: Error,
-}
-
-/// A mapping that did not come about.
-pub(crate) struct NotMapped {
-    pub(crate) error: Error,
-    /// Nothing of it is left, and that is confirmed.
-    pub(crate) undone: bool,
-}
-
-/// A backend's half of a paging domain.
-///
-/// The caller has checked that ranges are not empty, aligned to the smallest page, and within
-/// [`geometry`](Self::geometry). Calls come from several CPUs at once.
-pub trait PagingOps: Any + Send + Sync {
-    /// What can be mapped. Never changes.
-    fn geometry(&self) -> Geometry;
-
-    /// Maps. When this returns, a device attached to the domain uses the new mapping.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::AlreadyExists`] at an address that is mapped, [`ErrorKind::OutOfMemory`] for a
-    /// table; with how far it came.
-    fn map(
-        &self,
-        iova: Iova,
-        phys: PhysAddr,
-        len: u64,
-        prot: Prot,
-    ) -> core::result::Result<(), MapError>;
-
-    /// Unmaps. When this returns `Ok`, no device reaches memory through the range any more.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`] where a part of the range is not mapped and
-    /// [`ErrorKind::InvalidArgument`] where the range ends inside a larger page: nothing changed.
-    /// [`ErrorKind::IommuTimedOut`] or [`ErrorKind::DeviceTimedOut`] where the tables were changed
-    /// but the hardware did not confirm: devices may go on using the old translation.
-    fn unmap(&self, iova: Iova, len: u64) -> Result;
-
-    /// Where an access to `iova` goes, by the tables in memory.
-    fn translate(&self, iova: Iova) -> Option<PhysAddr>;
-}
-assert_obj_safe!(PagingOps);
-
 /// What a device's DMA means: shared by every device that is attached to it, and alive for as long
 /// as one is.
 pub struct Domain {
     kind: DomainKind,
     paging: Option<Box<dyn PagingOps>>,
+    /// Whether calls go to the backend as they are: it checks them, and nothing was ever pinned.
+    /// Found out by the first call.
+    direct_calls: AtomicBool,
     faults: Option<Arc<dyn FaultHandler>>,
     pub(crate) direct: DirectMappings,
     pub(crate) leaked: AtomicUsize,
@@ -134,6 +68,7 @@ impl Domain {
         Arc::new(Self {
             kind,
             paging,
+            direct_calls: AtomicBool::new(false),
             faults: None,
             direct: DirectMappings::new(),
             leaked: AtomicUsize::new(0),
@@ -192,11 +127,38 @@ impl Domain {
         any.downcast_ref()
     }
 
+    /// The backend's half, where a call can go there as it is.
+    #[inline(always)]
+    fn direct_ops(&self) -> Option<&dyn PagingOps> {
+        match self.direct_calls.load(Ordering::Relaxed) {
+            true => self.paging.as_deref(),
+            false => None,
+        }
+    }
+
+    /// Finds out whether calls can go to the backend as they are from here on.
+    fn look(&self, ops: &dyn PagingOps) {
+        if ops.checks_ranges() && self.direct.is_empty() {
+            self.direct_calls.store(true, Ordering::SeqCst);
+            // Who pins something sees that, or is seen here.
+            if !self.direct.is_empty() {
+                self.stop_direct_calls();
+            }
+        }
+    }
+
+    /// Something is pinned: every call is looked at.
+    pub(crate) fn stop_direct_calls(&self) {
+        self.direct_calls.store(false, Ordering::SeqCst);
+    }
+
     pub(crate) fn ops(&self) -> Result<&dyn PagingOps> {
-        self.paging.as_deref().ok_or(Error::new(
-            ErrorKind::Unsupported,
-            "this domain has no mappings of its own",
-        ))
+        self.paging.as_deref().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "this domain has no mappings of its own",
+            )
+        })
     }
 
     /// Maps `len` bytes from `iova` to `phys`. When this returns `Ok`, attached devices use the
@@ -225,22 +187,23 @@ impl Domain {
     /// it must not be given to anybody else.
     pub unsafe fn map(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result {
         self.try_map(iova, phys, len, prot)
-            .map_err(|not_mapped| not_mapped.error)
     }
 
-    pub(crate) fn try_map(
-        &self,
-        iova: Iova,
-        phys: PhysAddr,
-        len: u64,
-        prot: Prot,
-    ) -> core::result::Result<(), NotMapped> {
-        let ops = self.check_map(iova, phys, len, prot);
-        let ops = ops.map_err(|error| NotMapped {
-            error,
-            undone: true,
-        })?;
-        self.map_or_undo(ops, iova, phys, len, prot)
+    /// The error says whether anything [stays](Error::stays).
+    #[inline(always)]
+    pub(crate) fn try_map(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result {
+        match self.direct_ops() {
+            Some(ops) => ops.map_all(iova, phys, len, prot),
+            None => self.try_map_slowly(iova, phys, len, prot),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn try_map_slowly(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result {
+        let ops = self.check_map(iova, phys, len, prot)?;
+        self.look(ops);
+        ops.map_all(iova, phys, len, prot)
     }
 
     fn check_map(
@@ -250,19 +213,16 @@ impl Domain {
         len: u64,
         prot: Prot,
     ) -> Result<&dyn PagingOps> {
-        let (ops, range) = self.check(iova, len)?;
-        if !prot.intersects(Prot::READ | Prot::WRITE) {
-            return Err(invalid(
-                iova,
-                "a mapping that allows neither read nor write",
-            ));
-        }
+        let ops = self.ops()?;
+        let geometry = &ops.geometry();
+        let range = check_range(geometry, iova, len)?;
+        check_prot(iova, prot)?;
         let target =
             AddrRange::new(phys.0, len).ok_or(invalid(iova, "the physical range wraps around"))?;
-        if !phys.is_aligned(ops.geometry().page_size()) {
+        if !phys.is_aligned(geometry.page_size()) {
             return Err(invalid(iova, "the physical address is not page-aligned"));
         }
-        if !ops.geometry().physical.contains(target) {
+        if !geometry.physical.contains(target) {
             return Err(
                 Error::new(ErrorKind::OutOfRange, "the hardware cannot address this")
                     .of(Culprit::Range(target)),
@@ -278,37 +238,6 @@ impl Domain {
         Ok(ops)
     }
 
-    /// Maps all of it or nothing. Where that cannot be confirmed, the error is that of the undo.
-    pub(crate) fn map_or_undo(
-        &self,
-        ops: &dyn PagingOps,
-        iova: Iova,
-        phys: PhysAddr,
-        len: u64,
-        prot: Prot,
-    ) -> core::result::Result<(), NotMapped> {
-        let Err(MapError { mapped, error }) = ops.map(iova, phys, len, prot) else {
-            return Ok(());
-        };
-        match if mapped > 0 {
-            ops.unmap(iova, mapped)
-        } else {
-            Ok(())
-        } {
-            Ok(()) => Err(NotMapped {
-                error,
-                undone: true,
-            }),
-            Err(undo) => {
-                log::error!("a mapping at {iova} failed half way ({error}) and stays: {undo}");
-                Err(NotMapped {
-                    error: undo,
-                    undone: false,
-                })
-            }
-        }
-    }
-
     /// Unmaps `len` bytes from `iova`. When this returns `Ok`, no device reaches anything through
     /// them and the memory may be used for something else. A range is for whoever mapped it to
     /// unmap.
@@ -321,7 +250,79 @@ impl Domain {
     /// the range; [`ErrorKind::InvalidArgument`], [`ErrorKind::OutOfRange`] and
     /// [`ErrorKind::Unsupported`] as in [`map`](Self::map).
     pub fn unmap(&self, iova: Iova, len: u64) -> Result {
-        let (ops, range) = self.check(iova, len)?;
+        match self.direct_ops() {
+            Some(ops) => ops.unmap(iova, len),
+            None => self.unmap_slowly(iova, len),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unmap_slowly(&self, iova: Iova, len: u64) -> Result {
+        let ops = self.check_change(iova, len)?;
+        self.look(ops);
+        ops.unmap(iova, len)
+    }
+
+    /// Changes what devices may do with `len` bytes from `iova`, all of it mapped. When this returns
+    /// `Ok`, they can do no more than `prot` says.
+    ///
+    /// Context: any; waits for the hardware, without a lock that other mappings need.
+    ///
+    /// # Errors
+    ///
+    /// As [`unmap`](Self::unmap); [`ErrorKind::InvalidArgument`] where neither read nor write is
+    /// asked for; [`ErrorKind::Unsupported`] where the backend cannot; [`ErrorKind::Busy`] where
+    /// somebody else changes the same range: a part of it may have changed.
+    ///
+    /// # Safety
+    ///
+    /// As [`map`](Self::map), with the new `prot`.
+    pub unsafe fn protect(&self, iova: Iova, len: u64, prot: Prot) -> Result {
+        check_prot(iova, prot)?;
+        self.check_change(iova, len)?.protect(iova, len, prot)
+    }
+
+    /// Splits the block that `iova` is in into leaves of the next smaller size, so that a part of it
+    /// can be unmapped. Devices do not notice.
+    ///
+    /// Context: any in which the platform's memory can be allocated; waits for the hardware, without
+    /// a lock that other mappings need.
+    ///
+    /// # Errors
+    ///
+    /// As [`PagingOps::split`] says; [`ErrorKind::OutOfRange`] beyond the aperture.
+    pub fn split(&self, iova: Iova) -> Result {
+        let ops = self.ops()?;
+        let geometry = ops.geometry();
+        let page = geometry.page_size();
+        check_range(&geometry, Iova(iova.0 & !(page - 1)), page)?;
+        ops.split(iova)
+    }
+
+    /// Merges the leaves of `size` bytes from `iova` on, one of the domain's page sizes, into one
+    /// block: they lead to one aligned piece of memory and allow the same. Devices do not notice.
+    ///
+    /// Context: any; waits for the hardware, without a lock that other mappings need.
+    ///
+    /// # Errors
+    ///
+    /// As [`PagingOps::merge`] says; [`ErrorKind::OutOfRange`] beyond the aperture,
+    /// [`ErrorKind::NotPermitted`] where firmware pinned a part of the range.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else maps, unmaps or changes any part of the range meanwhile.
+    pub unsafe fn merge(&self, iova: Iova, size: u64) -> Result {
+        let ops = self.check_change(iova, size)?;
+        // SAFETY: the caller says so.
+        let promise = unsafe { Undisturbed::new() };
+        ops.merge(iova, size, promise)
+    }
+
+    fn check_change(&self, iova: Iova, len: u64) -> Result<&dyn PagingOps> {
+        let ops = self.ops()?;
+        let range = check_range(&ops.geometry(), iova, len)?;
         if self.direct.holds(range) {
             return Err(Error::new(
                 ErrorKind::NotPermitted,
@@ -329,50 +330,43 @@ impl Domain {
             )
             .of(Culprit::Range(range)));
         }
-        ops.unmap(iova, len)
+        Ok(ops)
     }
 
     /// Where an access to `iova` goes, by the domain's tables.
     #[must_use]
     pub fn translate(&self, iova: Iova) -> Option<PhysAddr> {
+        match self.direct_ops() {
+            Some(ops) => ops.translate(iova),
+            None => self.translate_slowly(iova),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn translate_slowly(&self, iova: Iova) -> Option<PhysAddr> {
         match self.kind {
             DomainKind::Identity => Some(PhysAddr(iova.0)),
             DomainKind::Blocked | DomainKind::Nested => None,
             DomainKind::Paging => {
-                let ops = self.paging.as_deref()?;
+                let ops = self.ops().ok()?;
+                self.look(ops);
                 let byte = AddrRange::new(iova.0, 1)?;
-                ops.geometry()
-                    .aperture
-                    .contains(byte)
-                    .then(|| ops.translate(iova))
-                    .flatten()
+                let inside = ops.geometry().aperture.contains(byte);
+                inside.then(|| ops.translate(iova)).flatten()
             }
         }
     }
-
-    fn check(&self, iova: Iova, len: u64) -> Result<(&dyn PagingOps, AddrRange)> {
-        let ops = self.ops()?;
-        let geometry = ops.geometry();
-        let range = AddrRange::new(iova.0, len)
-            .ok_or(invalid(iova, "the range is empty or wraps around"))?;
-        if (iova.0 | len) & (geometry.page_size() - 1) != 0 {
-            return Err(invalid(
-                iova,
-                "address and length must be multiples of the page size",
-            ));
-        }
-        if !geometry.aperture.contains(range) {
-            return Err(
-                Error::new(ErrorKind::OutOfRange, "beyond the domain's aperture")
-                    .of(Culprit::Range(range)),
-            );
-        }
-        Ok((ops, range))
-    }
 }
 
-fn invalid(iova: Iova, reason: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidArgument, reason).of(Culprit::Iova(iova))
+fn check_prot(iova: Iova, prot: Prot) -> Result {
+    match prot.intersects(Prot::READ | Prot::WRITE) {
+        true => Ok(()),
+        false => Err(invalid(
+            iova,
+            "a mapping that allows neither read nor write",
+        )),
+    }
 }
 
 impl fmt::Debug for Domain {

@@ -178,6 +178,7 @@ pub struct Error {
     reason: &'static str,
     culprit: Culprit,
     step: Option<Step>,
+    stays: bool,
 }
 
 impl Error {
@@ -189,6 +190,7 @@ impl Error {
             reason,
             culprit: Culprit::None,
             step: None,
+            stays: false,
         }
     }
 
@@ -210,6 +212,20 @@ impl Error {
     #[must_use]
     pub const fn step(&self) -> Option<Step> {
         self.step
+    }
+
+    /// The same failure, of something that could not be undone for certain.
+    #[must_use]
+    pub(crate) fn that_stays(mut self) -> Self {
+        self.stays = true;
+        self
+    }
+
+    /// Whether a part of what failed may still be there: the hardware did not confirm that it is
+    /// undone.
+    #[must_use]
+    pub const fn stays(&self) -> bool {
+        self.stays
     }
 
     /// What a caller decides by.

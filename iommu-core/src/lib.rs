@@ -42,6 +42,7 @@ pub mod entry;
 mod error;
 mod fault;
 mod fence;
+mod geometry;
 mod group;
 mod ids;
 mod iommu;
@@ -52,22 +53,25 @@ mod memory;
 mod mmio;
 mod ops;
 mod ownership;
+mod paging;
 mod park;
 mod pasid;
 pub mod pgtable;
 mod platform;
 mod registry;
 mod reserved;
+mod sync;
 mod transaction;
 pub mod writing_a_backend;
 
 pub use addr::{AddrRange, Iova, Pasid, PhysAddr, StreamId};
 pub use attached::Attached;
 pub use device::{Context, Device, DeviceInfo, Rest};
-pub use domain::{Domain, DomainKind, DomainRef, Geometry, MapError, PagingOps, Prot};
+pub use domain::{Domain, DomainKind, DomainRef, Prot};
 pub use error::{Culprit, Error, ErrorKind, Result};
 pub use fault::{Fault, FaultHandler, PageRequest, PageResponse};
 pub use fence::ResetFence;
+pub use geometry::Geometry;
 pub use group::Group;
 pub use ids::Ids;
 pub use iommu::{DefaultDomain, InstanceId, Iommu, IommuConfig};
@@ -77,6 +81,7 @@ pub use memory::{DmaBlock, DmaEntry};
 pub use mmio::MmioBank;
 pub use ops::{IommuOps, PagingConfig, Probed, Slot, Stage};
 pub use ownership::{Claim, Share};
+pub use paging::{MapError, PagingOps};
 pub use platform::{
     Atomicity, BasicPlatform, Clock, DeviceControl, DmaMemory, NoControl, Platform, RawLock,
     RegisterBank, SpinLock, has_pairs, store_pair,

@@ -5,7 +5,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use crate::addr::Iova;
-use crate::domain::{Domain, DomainRef, NotMapped, Prot};
+use crate::domain::{Domain, DomainRef, Prot};
 use crate::error::{Error, Result};
 use crate::memory::DmaBlock;
 use crate::platform::DmaMemory;
@@ -30,11 +30,11 @@ impl Domain {
                 iova,
                 block: Some(block),
             }),
-            Err(NotMapped { error, undone }) => {
-                if !undone {
+            Err(error) => {
+                if error.stays() {
                     self.leak(&block);
                 }
-                let block = undone.then_some(block);
+                let block = (!error.stays()).then_some(block);
                 Err(MapBlockError { error, block })
             }
         }

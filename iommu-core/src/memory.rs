@@ -2,11 +2,12 @@
 
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::addr::PhysAddr;
 use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::platform::{self, DmaMemory};
+use crate::sync::AtomicU64;
 
 /// A zeroed block of DMA memory, given back when dropped.
 ///
@@ -17,7 +18,8 @@ pub struct DmaBlock<M: DmaMemory> {
     memory: M,
     addr: PhysAddr,
     base: NonNull<u8>,
-    size: usize,
+    /// The number of words.
+    count: usize,
     align: usize,
     leaked: AtomicBool,
 }
@@ -44,7 +46,7 @@ impl<M: DmaMemory> DmaBlock<M> {
             memory: memory.clone(),
             addr,
             base: memory.pointer(addr),
-            size,
+            count: size / 8,
             align,
             leaked: AtomicBool::new(false),
         })
@@ -56,7 +58,7 @@ impl<M: DmaMemory> DmaBlock<M> {
     ///
     /// [`ErrorKind::OutOfRange`] where it does not. The block is freed.
     pub fn below(self, bits: u32) -> Result<Self> {
-        let last = self.addr.0 + (self.size as u64 - 1);
+        let last = self.addr.0 + (self.size() as u64 - 1);
         if bits >= 64 || last >> bits == 0 {
             return Ok(self);
         }
@@ -82,7 +84,7 @@ impl<M: DmaMemory> DmaBlock<M> {
     /// The number of bytes, a multiple of 8.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.size
+        self.count * 8
     }
 
     /// The block as 64-bit words.
@@ -91,14 +93,14 @@ impl<M: DmaMemory> DmaBlock<M> {
     pub fn words(&self) -> &[AtomicU64] {
         let base = self.base.cast::<AtomicU64>();
         // SAFETY: the block is allocated for as long as `self` is, aligned to at least 8 bytes, and
-        // accessed atomically only; `size` is a multiple of 8.
-        unsafe { core::slice::from_raw_parts(base.as_ptr(), self.size / 8) }
+        // accessed atomically only.
+        unsafe { core::slice::from_raw_parts(base.as_ptr(), self.count) }
     }
 
     fn bytes(&self) -> &[AtomicU8] {
         let base = self.base.cast::<AtomicU8>();
         // SAFETY: the block is allocated for as long as `self` is and accessed atomically only.
-        unsafe { core::slice::from_raw_parts(base.as_ptr(), self.size) }
+        unsafe { core::slice::from_raw_parts(base.as_ptr(), self.size()) }
     }
 
     /// The little-endian word `index`.
@@ -254,12 +256,12 @@ impl<M: DmaMemory> Drop for DmaBlock<M> {
         }
         // SAFETY: the block came from this memory with this size and alignment, and this is the
         // only handle to it. That no hardware uses it is the promise of whoever told hardware.
-        unsafe { self.memory.free(self.addr, self.size, self.align) }
+        unsafe { self.memory.free(self.addr, self.count * 8, self.align) }
     }
 }
 
 impl<M: DmaMemory> fmt::Debug for DmaBlock<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DmaBlock({}, {:#x} bytes)", self.addr, self.size)
+        write!(f, "DmaBlock({}, {:#x} bytes)", self.addr, self.size())
     }
 }

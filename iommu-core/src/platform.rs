@@ -4,7 +4,7 @@
 
 use core::fmt::Debug;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use lock_api::RawMutex;
@@ -13,6 +13,7 @@ use static_assertions::assert_obj_safe;
 
 use crate::addr::PhysAddr;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::AtomicU64;
 
 /// The registers of one IOMMU, by byte offset from its base.
 ///

@@ -29,6 +29,16 @@ const SSV: u64 = 1 << 11;
 /// `Address` in the second word of a command, whose lower bits are other fields.
 const ADDRESS: u64 = !0xfff;
 
+/// `Leaf` of an invalidation by address: bit 64.
+const LEAF: u64 = 1 << 0;
+/// `NUM`: how many times 2^`SCALE` granules, less one.
+const NUM_SHIFT: u32 = 12;
+const NUM_BITS: u32 = 5;
+const SCALE_SHIFT: u32 = 20;
+/// `TTL`, bits 73:72, and `TG`, bits 75:74.
+const TTL_SHIFT: u32 = 8;
+const TG_4K: u64 = 0b01 << 10;
+
 // Plain shifts: a command is built in its slot, by code that is compiled in another crate.
 
 /// The first word of a `CMD_CFGI_*`.
@@ -73,6 +83,39 @@ impl Command {
     #[inline]
     pub const fn tlbi_va(asid: u16, iova: Iova) -> Self {
         Self([tlbi(TLBI_NH_VA, 0, asid), iova.0 & ADDRESS])
+    }
+
+    /// `Leaf` (4.4.2.4, 4.4.3.1): table descriptors may stay cached.
+    #[must_use]
+    #[inline]
+    pub const fn of_leaves(self) -> Self {
+        let Self([first, second]) = self;
+        Self([first, second | LEAF])
+    }
+
+    /// The same invalidation by address, of `pages` pages of 4 KiB (1 to 2^36) from the address on,
+    /// in one command (4.4.1.1): `TG`, and the least of what `NUM` and `SCALE` can say that covers
+    /// them, up to one part in 16 more. For hardware with `SMMU_IDR3.RIL`, and tables of that
+    /// granule.
+    ///
+    /// `level` is that of all leaves there, where there is one (`TTL`): 1 to 3, and the address
+    /// aligned to the size of such a leaf. 0 says nothing about them.
+    #[must_use]
+    #[inline]
+    pub const fn over(self, pages: u64, level: u8) -> Self {
+        let Self([first, second]) = self;
+        if pages <= 1 && level == 0 {
+            // Nothing but a granule must not be said.
+            return self;
+        }
+        let last = pages.saturating_sub(1);
+        let bits = u64::BITS - last.leading_zeros();
+        let scale = bits.saturating_sub(NUM_BITS);
+        let num = last >> scale & ((1 << NUM_BITS) - 1);
+        Self([
+            first | num << NUM_SHIFT | (scale as u64) << SCALE_SHIFT,
+            second | TG_4K | (level as u64 & 0b11) << TTL_SHIFT,
+        ])
     }
 
     /// `CMD_TLBI_EL2_ALL` (4.4.2.7): everything of EL2.

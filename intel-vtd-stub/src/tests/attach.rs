@@ -127,7 +127,9 @@ fn what_is_not_present_is_forgotten_too_where_it_may_be_cached() {
         let page = DmaBlock::new(&machine.memory, 4096, 4096, "a page").unwrap();
         let mapped = paging.map_block(Iova(0x5000), page, Prot::READ).unwrap();
         let pages = [Event::Descriptor(0xf2 | 2 << 16, 0x5000), Event::Done];
-        assert_eq!(machine.story()[4..], pages);
+        let mut story = machine.story();
+        story.retain(|event| !matches!(event, Event::Store(..)));
+        assert_eq!(story, pages);
         mapped.unmap().unwrap();
         nic.release().unwrap();
     }

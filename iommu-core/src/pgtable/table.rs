@@ -1,38 +1,25 @@
-//! The walker.
+//! The page table: its root, and how to come from a descriptor to the table below.
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
-use super::{Descriptor, Format};
+use super::limbo::Limbo;
+use super::presence::{Presence, Present};
+use super::reclaim::Ids;
+use super::{Format, LAST_LEVEL, span, span_shift, table_size};
 use crate::addr::{AddrRange, Iova, PhysAddr};
-use crate::domain::{MapError, Prot};
 use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::memory::DmaBlock;
 use crate::platform::DmaMemory;
+use crate::sync::AtomicU64;
 
-/// The page sizes that can be mapped, a bit for each: 4 KiB, 2 MiB and 1 GiB.
-pub const PAGE_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
-
-const PAGE_SHIFT: u32 = 12;
-const LEVEL_BITS: u32 = 9;
-const TABLE_SIZE: usize = 4096;
-const LAST_LEVEL: u8 = 3;
-
-/// The bits of an address that one entry at `level` spans.
-const fn span_shift(level: u8) -> u32 {
-    PAGE_SHIFT + LEVEL_BITS * (LAST_LEVEL - level) as u32
-}
-
-const fn span(level: u8) -> u64 {
-    1 << span_shift(level)
-}
-
-/// A page table that hardware may be walking at any time.
+/// A page table that hardware may be walking at any time. The [module](super) says how several CPUs
+/// use one at once.
 ///
 /// Every descriptor changes by one single-copy-atomic store. A new table is complete before the
-/// descriptor that points to it is stored, and a table that was unlinked stays allocated, unchanged
-/// but for one invalid descriptor in it, until its [`Unlinked`] is dropped.
+/// descriptor that points to it is stored, and one that is linked no more stays as it was until the
+/// invalidation that covers it has completed.
 ///
 /// Dropping the page table frees it: only after hardware was told to forget it and confirmed.
 pub struct PageTable<M: DmaMemory, F: Format> {
@@ -40,8 +27,18 @@ pub struct PageTable<M: DmaMemory, F: Format> {
     root_level: u8,
     input_bits: u32,
     output_bits: u32,
+    /// The bits that no address has that can be mapped, and none that can be mapped to.
+    not_input: u64,
+    not_output: u64,
+    /// The same of addresses of pages.
+    not_page_in: u64,
+    not_page_out: u64,
     page_sizes: u64,
+    resizable: bool,
     leaked: bool,
+    pub(super) ids: Ids,
+    pub(super) limbo: Limbo,
+    presence: Presence,
     format: PhantomData<F>,
 }
 
@@ -55,37 +52,55 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     /// [`ErrorKind::InvalidArgument`] for other numbers of bits, [`ErrorKind::OutOfMemory`],
     /// [`ErrorKind::OutOfRange`] where the memory lies beyond what the hardware can address.
     pub fn new(memory: &M, input_bits: u32, output_bits: u32) -> Result<Self> {
-        if !(32..=48).contains(&input_bits) || output_bits > 48 {
+        let (least, most) = F::INPUT_BITS;
+        if !(least..=most).contains(&input_bits) || output_bits > 48 {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
                 "input addresses of 32 to 48 bits",
             ));
         }
-        let widest = LEVEL_BITS + F::MAX_ROOT_TABLES.ilog2();
-        let root_level = if input_bits - span_shift(1) <= widest {
-            1
-        } else {
-            0
-        };
-        let entries = 1_usize << (input_bits - span_shift(root_level));
-        let size = (entries * 8).max(TABLE_SIZE);
+        let widest = F::INDEX_BITS + F::MAX_ROOT_TABLES.ilog2();
+        let (first, mut root_level) = F::ROOT_LEVELS;
+        while root_level > first && input_bits > span_shift::<F>(root_level) + widest {
+            root_level -= 1;
+        }
+        let entries = 1_usize << (input_bits - span_shift::<F>(root_level));
+        let size = (entries * 8).max(table_size::<F>());
         let root = DmaBlock::new(memory, size, size, "a page table's root")?.below(output_bits)?;
         Ok(Self {
             root,
             root_level,
             input_bits,
             output_bits,
-            page_sizes: PAGE_SIZES,
+            not_input: u64::MAX << input_bits,
+            not_output: u64::MAX << output_bits,
+            not_page_in: u64::MAX << input_bits | (span::<F>(LAST_LEVEL) - 1),
+            not_page_out: u64::MAX << output_bits | (span::<F>(LAST_LEVEL) - 1),
+            page_sizes: F::PAGE_SIZES,
+            resizable: false,
             leaked: false,
+            ids: Ids::new(),
+            limbo: Limbo::new(),
+            presence: Presence::new(),
             format: PhantomData,
         })
     }
 
     /// The table, where the hardware knows no pages but those of `sizes`: a bit for each, of
-    /// [`PAGE_SIZES`]. It always knows those of 4 KiB.
+    /// [`Format::PAGE_SIZES`]. It always knows the smallest.
     #[must_use]
     pub fn with_page_sizes(mut self, sizes: u64) -> Self {
-        self.page_sizes = sizes & PAGE_SIZES | 1 << PAGE_SHIFT;
+        self.page_sizes = sizes & F::PAGE_SIZES | 1 << F::PAGE_SHIFT;
+        self
+    }
+
+    /// The table, where the hardware copes with a block that becomes a table of the same
+    /// translations, or the other way, without having been invalid in between: level 2 of Arm's
+    /// break-before-make levels (`SMMU_IDR3.BBML`, SMMUv3 3.21.1.3). Others cannot
+    /// [`split`](Walker::split) and [`merge`](Walker::merge).
+    #[must_use]
+    pub fn with_live_resizing(mut self) -> Self {
+        self.resizable = true;
         self
     }
 
@@ -95,7 +110,7 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         self.root.addr()
     }
 
-    /// The level of the root: 0 or 1.
+    /// The level of the root.
     #[must_use]
     pub fn root_level(&self) -> u8 {
         self.root_level
@@ -107,255 +122,24 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         self.input_bits
     }
 
-    fn memory(&self) -> &M {
-        self.root.memory()
-    }
-
-    fn node(&self, phys: PhysAddr) -> Node<'_, M> {
-        let base = self.memory().pointer(phys).cast::<AtomicU64>();
-        // SAFETY: `phys` is that of a table this page table allocated and has not freed; the
-        // borrow of `self` keeps it from being freed.
-        let words = unsafe { core::slice::from_raw_parts(base.as_ptr(), TABLE_SIZE / 8) };
-        Node {
-            memory: self.memory(),
-            phys,
-            words,
-        }
-    }
-
-    fn root_node(&self) -> Node<'_, M> {
-        Node {
-            memory: self.memory(),
-            phys: self.root.addr(),
-            words: self.root.words(),
-        }
-    }
-
-    fn check_range(&self, start: u64, len: u64, bits: u32) -> Result {
-        let aligned = (start | len) & (span(LAST_LEVEL) - 1) == 0;
-        match AddrRange::new(start, len) {
-            Some(range) if aligned && range.last() >> bits == 0 => Ok(()),
-            _ => Err(Error::new(
-                ErrorKind::InvalidArgument,
-                "not a range of whole pages within the table",
-            )
-            .of(Culprit::Iova(Iova(start)))),
-        }
-    }
-
-    /// Maps `len` bytes from `iova` to `phys` with the largest pages that fit.
-    ///
-    /// The stores are ordered before whatever tells a device about the mapping.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidArgument`] for an empty range, one that is not made of 4 KiB pages, or
-    /// one beyond the input or output size; [`ErrorKind::AlreadyExists`],
-    /// [`ErrorKind::OutOfMemory`] and [`ErrorKind::OutOfRange`] (of a new table), with the bytes
-    /// mapped so far.
-    pub fn map(
-        &mut self,
-        iova: Iova,
-        phys: PhysAddr,
-        len: u64,
-        prot: Prot,
-    ) -> core::result::Result<(), MapError> {
-        let checked = self
-            .check_range(iova.0, len, self.input_bits)
-            .and_then(|()| self.check_range(phys.0, len, self.output_bits));
-        checked.map_err(|error| MapError { mapped: 0, error })?;
-        let mut done = 0;
-        while done < len {
-            let (iova, phys) = (Iova(iova.0 + done), PhysAddr(phys.0 + done));
-            match self.map_run(iova, phys, len - done, prot) {
-                Ok(mapped) => done += mapped,
-                Err(error) => {
-                    return Err(MapError {
-                        mapped: done,
-                        error,
-                    });
-                }
-            }
-        }
-        self.memory().write_barrier();
-        Ok(())
-    }
-
-    /// Maps as much as one table holds.
-    fn map_run(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result<u64> {
-        let mut level = self.root_level;
-        let mut node = self.root_node();
-        loop {
-            let size = span(level);
-            let index = node.index(iova, level);
-            let aligned = (iova.0 | phys.0) & (size - 1) == 0;
-            let leaf_fits = self.page_sizes & size != 0 && aligned && len >= size;
-            match F::decode(node.load(index), level) {
-                Descriptor::Table(next) => node = self.node(next),
-                Descriptor::Invalid if leaf_fits => {
-                    return self.map_leaves(&node, index, level, phys, len, prot);
-                }
-                Descriptor::Invalid => {
-                    let next = self.new_table()?;
-                    self.memory().write_barrier();
-                    node.store(index, F::table(next));
-                    node = self.node(next);
-                }
-                Descriptor::Leaf(_) => return Err(taken(iova)),
-            }
-            level += 1;
-        }
-    }
-
-    fn map_leaves(
-        &self,
-        node: &Node<'_, M>,
-        first: usize,
-        level: u8,
-        phys: PhysAddr,
-        len: u64,
-        prot: Prot,
-    ) -> Result<u64> {
-        let size = span(level);
-        let mut done = 0;
-        for index in first..node.words.len() {
-            // A table in the way ends the run: the next one goes down into it.
-            if len - done < size || F::decode(node.load(index), level) != Descriptor::Invalid {
-                break;
-            }
-            node.store(index, F::leaf(PhysAddr(phys.0 + done), level, prot));
-            done += size;
-        }
-        Ok(done)
-    }
-
-    fn new_table(&self) -> Result<PhysAddr> {
-        let table = DmaBlock::new(self.memory(), TABLE_SIZE, TABLE_SIZE, "a page table")?;
-        Ok(table.below(self.output_bits)?.into_addr())
-    }
-
-    /// Takes `len` bytes from `iova` out of the table. What was there may be cached by hardware
-    /// until it was told to invalidate it; tables that became empty as a whole come back in the
-    /// [`Unlinked`], to be freed after that.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::NotFound`] where a part is not mapped, [`ErrorKind::InvalidArgument`] where the
-    /// range ends inside a larger page, and as in [`map`](Self::map). Nothing changed then.
-    pub fn unmap(&mut self, iova: Iova, len: u64) -> Result<Unlinked<M>> {
-        self.check_range(iova.0, len, self.input_bits)?;
-        self.check_mapped(iova, len)?;
-        let mut unlinked = Unlinked {
-            memory: self.memory().clone(),
-            first: None,
-        };
-        self.unmap_in(
-            &self.root_node(),
-            self.root_level,
-            iova.0,
-            iova.0 + (len - 1),
-            &mut unlinked,
-        );
-        self.memory().write_barrier();
-        Ok(unlinked)
-    }
-
-    fn check_mapped(&self, iova: Iova, len: u64) -> Result {
-        let mut done = 0;
-        while done < len {
-            let at = Iova(iova.0 + done);
-            let (descriptor, level) = self.find(at);
-            let size = span(level);
-            if !matches!(descriptor, Descriptor::Leaf(_)) {
-                return Err(
-                    Error::new(ErrorKind::NotFound, "a part of the range is not mapped")
-                        .of(Culprit::Iova(at)),
-                );
-            }
-            if !at.is_aligned(size) || len - done < size {
-                return Err(Error::new(
-                    ErrorKind::InvalidArgument,
-                    "the range ends inside a larger page",
-                )
-                .of(Culprit::Iova(at)));
-            }
-            done += size;
-        }
-        Ok(())
-    }
-
-    /// The descriptor that ends the walk of `iova`, and its level.
-    fn find(&self, iova: Iova) -> (Descriptor, u8) {
-        let mut level = self.root_level;
-        let mut node = self.root_node();
-        loop {
-            match F::decode(node.load(node.index(iova, level)), level) {
-                Descriptor::Table(next) => node = self.node(next),
-                end => return (end, level),
-            }
-            level += 1;
-        }
-    }
-
-    fn unmap_in(
-        &self,
-        node: &Node<'_, M>,
-        level: u8,
-        start: u64,
-        last: u64,
-        unlinked: &mut Unlinked<M>,
-    ) {
-        let size = span(level);
-        let mut at = start;
-        loop {
-            let entry_last = at | (size - 1);
-            let index = node.index(Iova(at), level);
-            if let Descriptor::Table(next) = F::decode(node.load(index), level) {
-                let whole = at & (size - 1) == 0 && entry_last <= last;
-                if whole {
-                    node.store(index, 0);
-                    self.unlink(next, level + 1, unlinked);
-                } else {
-                    self.unmap_in(
-                        &self.node(next),
-                        level + 1,
-                        at,
-                        last.min(entry_last),
-                        unlinked,
-                    );
-                }
-            } else {
-                node.store(index, 0);
-            }
-            if entry_last >= last {
-                return;
-            }
-            at = entry_last + 1;
-        }
-    }
-
-    /// Collects a table that is no longer linked, and those below it.
-    fn unlink(&self, table: PhysAddr, level: u8, unlinked: &mut Unlinked<M>) {
-        let node = self.node(table);
-        if level < LAST_LEVEL {
-            for index in 0..node.words.len() {
-                if let Descriptor::Table(next) = F::decode(node.load(index), level) {
-                    self.unlink(next, level + 1, unlinked);
-                }
-            }
-        }
-        unlinked.push(&node);
-    }
-
-    /// Where an access to `iova` goes.
+    /// The sizes of leaves, a bit for each. The lowest is the unit of every range.
     #[must_use]
-    pub fn translate(&self, iova: Iova) -> Option<PhysAddr> {
-        if iova.0 >> self.input_bits != 0 {
-            return None;
-        }
-        match self.find(iova) {
-            (Descriptor::Leaf(phys), level) => Some(PhysAddr(phys.0 | iova.0 & (span(level) - 1))),
-            _ => None,
+    pub fn page_sizes(&self) -> u64 {
+        self.page_sizes
+    }
+
+    /// The way in for everything that looks at mappings or changes them. `cpu` is the number of the
+    /// CPU this runs on: a hint, that keeps CPUs out of each other's way.
+    ///
+    /// No table that was unmapped is freed while others are inside, so go through with what there
+    /// is to do and come out again; not for waits.
+    ///
+    /// Context: any, interrupt-safe.
+    #[inline(always)]
+    pub fn enter(&self, cpu: usize) -> Walker<'_, M, F> {
+        Walker {
+            table: self,
+            present: self.presence.enter(cpu),
         }
     }
 
@@ -364,6 +148,147 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         self.root.leak();
         self.leaked = true;
     }
+
+    pub(super) fn memory(&self) -> &M {
+        self.root.memory()
+    }
+
+    /// Whether `len` is that of a page, and this the address of one within the table.
+    #[inline(always)]
+    pub(super) fn is_page(&self, iova: Iova, len: u64) -> bool {
+        len == span::<F>(LAST_LEVEL) && iova.0 & self.not_page_in == 0
+    }
+
+    /// The same, and the address of a page that hardware can address.
+    #[inline(always)]
+    pub(super) fn is_page_to(&self, iova: Iova, phys: PhysAddr, len: u64) -> bool {
+        let wrong = iova.0 & self.not_page_in | phys.0 & self.not_page_out;
+        wrong | len ^ span::<F>(LAST_LEVEL) == 0
+    }
+
+    /// Whether this is a range of whole pages within the table.
+    #[inline(always)]
+    pub(super) fn is_range(&self, iova: Iova, len: u64) -> bool {
+        is_within::<F>(iova.0, len, self.not_input)
+    }
+
+    /// Whether this is a range of whole pages that hardware can address.
+    #[inline(always)]
+    pub(super) fn is_target(&self, phys: PhysAddr, len: u64) -> bool {
+        is_within::<F>(phys.0, len, self.not_output)
+    }
+
+    /// Why a range is refused.
+    #[cold]
+    pub(super) fn refuse(&self, iova: Iova, len: u64) -> Error {
+        refused::<F>(iova.0, len, self.input_bits, Culprit::Iova(iova))
+    }
+
+    /// Why a mapping is refused.
+    #[cold]
+    pub(super) fn refuse_map(&self, iova: Iova, phys: PhysAddr, len: u64) -> Error {
+        match self.is_range(iova, len) {
+            false => self.refuse(iova, len),
+            true => refused::<F>(phys.0, len, self.output_bits, Culprit::Phys(phys)),
+        }
+    }
+
+    pub(super) fn is_resizable(&self) -> bool {
+        self.resizable
+    }
+
+    /// The root, for addresses of no more than the input's bits.
+    #[inline(always)]
+    pub(super) fn root_table(&self) -> Table<'_> {
+        Table {
+            words: self.root.words(),
+            phys: self.root.addr(),
+        }
+    }
+
+    /// The table that a descriptor points to, of which [`Format::is_table`] is true.
+    ///
+    /// For who was inside before it loaded the descriptor, or is alone with the page table.
+    #[inline(always)]
+    pub(super) fn table(&self, descriptor: u64) -> Table<'_> {
+        self.table_at(PhysAddr(descriptor.wrapping_sub(F::TABLE)))
+    }
+
+    #[inline(always)]
+    pub(super) fn table_at(&self, phys: PhysAddr) -> Table<'_> {
+        let base = self.memory().pointer(phys).cast::<AtomicU64>();
+        // SAFETY: `phys` is that of a table that this page table allocated. It is not freed while
+        // somebody is inside who may have found it linked, and all accesses to it are atomic.
+        let words = unsafe { core::slice::from_raw_parts(base.as_ptr(), 1 << F::INDEX_BITS) };
+        Table { words, phys }
+    }
+
+    pub(super) fn new_table(&self) -> Result<PhysAddr> {
+        let size = table_size::<F>();
+        let table = DmaBlock::new(self.memory(), size, size, "a page table")?;
+        Ok(table.below(self.output_bits)?.into_addr())
+    }
+
+    /// Gives a table back.
+    ///
+    /// For tables that nobody can find any more, that nobody is inside of, and that hardware has
+    /// forgotten.
+    pub(super) fn free(&self, table: PhysAddr) {
+        let size = table_size::<F>();
+        // SAFETY: `new_table` allocated it with this size and alignment. That nobody uses it is
+        // what each caller has seen to.
+        unsafe { self.memory().free(table, size, size) };
+    }
+
+    #[inline(always)]
+    pub(super) fn store(&self, word: &AtomicU64, descriptor: u64) {
+        self.memory().store_word(word, descriptor.to_le());
+    }
+
+    /// Changes a descriptor above the last level; whether it was still `from`.
+    #[inline(always)]
+    pub(super) fn exchange(&self, word: &AtomicU64, from: u64, to: u64) -> bool {
+        word.compare_exchange(from.to_le(), to.to_le(), Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// Lets hardware see `count` descriptors of a table, where it does not by itself.
+    #[inline(always)]
+    pub(super) fn clean(&self, table: &Table<'_>, first: usize, count: usize) {
+        if !self.memory().is_coherent() {
+            let at = PhysAddr(table.phys.0 + first as u64 * 8);
+            self.memory().clean(at, count * 8);
+        }
+    }
+
+    /// The last level's table on the way to `iova`, and the index there, if all tables are.
+    #[inline(always)]
+    pub(super) fn last_table(&self, iova: Iova) -> Option<(Table<'_>, usize)> {
+        // One piece of code for each root, so that all shifts are known in it.
+        let word = match self.root_level {
+            0 => {
+                let word = self.below(self.in_root(iova, 0)?, iova, 1)?;
+                self.below(word, iova, 2)?
+            }
+            1 => self.below(self.in_root(iova, 1)?, iova, 2)?,
+            _ => self.in_root(iova, 2)?,
+        };
+        let table = F::is_table(word).then(|| self.table(word))?;
+        let index = table.index::<F>(iova.0, LAST_LEVEL);
+        Some((table, index))
+    }
+
+    #[inline(always)]
+    fn in_root(&self, iova: Iova, level: u8) -> Option<u64> {
+        let index = index_of(iova.0 >> span_shift::<F>(level));
+        Some(load(self.root.words().get(index)?))
+    }
+
+    #[inline(always)]
+    fn below(&self, word: u64, iova: Iova, level: u8) -> Option<u64> {
+        let table = F::is_table(word).then(|| self.table(word))?;
+        Some(load(&table.words[table.index::<F>(iova.0, level)]))
+    }
 }
 
 impl<M: DmaMemory, F: Format> Drop for PageTable<M, F> {
@@ -371,15 +296,8 @@ impl<M: DmaMemory, F: Format> Drop for PageTable<M, F> {
         if self.leaked {
             return;
         }
-        let mut all = Unlinked {
-            memory: self.memory().clone(),
-            first: None,
-        };
-        for index in 0..self.root.words().len() {
-            if let Descriptor::Table(next) = F::decode(self.root.load(index), self.root_level) {
-                self.unlink(next, self.root_level + 1, &mut all);
-            }
-        }
+        self.free_aside();
+        self.free_below(&self.root_table(), self.root_level);
     }
 }
 
@@ -395,92 +313,80 @@ impl<M: DmaMemory, F: Format> fmt::Debug for PageTable<M, F> {
     }
 }
 
-fn taken(iova: Iova) -> Error {
-    Error::new(ErrorKind::AlreadyExists, "the address is mapped").of(Culprit::Iova(iova))
+/// Somebody inside a [`PageTable`].
+pub struct Walker<'a, M: DmaMemory, F: Format> {
+    pub(super) table: &'a PageTable<M, F>,
+    pub(super) present: Present<'a>,
 }
 
-/// One table of a walk.
-struct Node<'a, M> {
-    memory: &'a M,
-    phys: PhysAddr,
-    words: &'a [AtomicU64],
-}
-
-impl<M: DmaMemory> Node<'_, M> {
-    fn index(&self, iova: Iova, level: u8) -> usize {
-        // A root of several tables, or of less than one, has its own number of entries.
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "masked to the size of a table"
-        )]
-        let index = (iova.0 >> span_shift(level)) as usize;
-        index & (self.words.len() - 1)
-    }
-
-    fn load(&self, index: usize) -> u64 {
-        u64::from_le(self.words[index].load(Ordering::Relaxed))
-    }
-
-    fn store(&self, index: usize, descriptor: u64) {
-        self.memory
-            .store_word(&self.words[index], descriptor.to_le());
-        if !self.memory.is_coherent() {
-            self.memory
-                .clean(PhysAddr(self.phys.0 + index as u64 * 8), 8);
-        }
-    }
-}
-
-/// Tables that no descriptor points to any more, but that hardware may still be walking.
-///
-/// Drop it after the invalidation that covers them has completed; [`leak`](Self::leak) it where
-/// that failed.
-#[must_use = "dropping it frees the tables"]
-pub struct Unlinked<M: DmaMemory> {
-    memory: M,
-    /// Each table's first word holds the address of the next: a multiple of 4 KiB, so to hardware
-    /// the word is an invalid descriptor.
-    first: Option<PhysAddr>,
-}
-
-impl<M: DmaMemory> Unlinked<M> {
-    fn push(&mut self, node: &Node<'_, M>) {
-        node.store(0, self.first.map_or(0, |next| next.0));
-        self.first = Some(node.phys);
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    /// Never frees the tables.
-    pub fn leak(mut self) {
-        self.first = None;
-    }
-}
-
-impl<M: DmaMemory> Drop for Unlinked<M> {
-    fn drop(&mut self) {
-        while let Some(table) = self.first {
-            let link = self.memory.pointer(table).cast::<AtomicU64>();
-            // SAFETY: the table is allocated until the line that frees it, and nobody else has it.
-            let next = u64::from_le(unsafe { link.as_ref() }.load(Ordering::Relaxed));
-            self.first = (next != 0).then_some(PhysAddr(next));
-            // SAFETY: the page table allocated it with this size and alignment, no descriptor
-            // points to it, and whoever drops this says that hardware has forgotten it.
-            unsafe { self.memory.free(table, TABLE_SIZE, TABLE_SIZE) };
-        }
-    }
-}
-
-impl<M: DmaMemory> fmt::Debug for Unlinked<M> {
+impl<M: DmaMemory, F: Format> fmt::Debug for Walker<'_, M, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Unlinked({})",
-            if self.is_empty() { "none" } else { "tables" }
-        )
+        write!(f, "inside {:?}", self.table)
     }
+}
+
+/// One table.
+#[derive(Clone, Copy)]
+pub(super) struct Table<'a> {
+    pub(super) words: &'a [AtomicU64],
+    pub(super) phys: PhysAddr,
+}
+
+impl Table<'_> {
+    /// Where the descriptor of an address is. A root has as many as it needs, a power of two.
+    #[inline(always)]
+    pub(super) fn index<F: Format>(&self, addr: u64, level: u8) -> usize {
+        index_of(addr >> span_shift::<F>(level)) & (self.words.len() - 1)
+    }
+}
+
+/// Why a range is refused that is not one of whole pages below 2^`bits`.
+#[cold]
+fn refused<F: Format>(start: u64, len: u64, bits: u32, culprit: Culprit) -> Error {
+    let pages = (start | len) & (span::<F>(LAST_LEVEL) - 1) == 0;
+    let (kind, reason) = match AddrRange::new(start, len) {
+        None => (
+            ErrorKind::InvalidArgument,
+            "the range is empty or wraps around",
+        ),
+        Some(_) if !pages => (
+            ErrorKind::InvalidArgument,
+            "address and length must be multiples of the page size",
+        ),
+        Some(range) if range.last() >> bits != 0 => (
+            ErrorKind::OutOfRange,
+            "beyond what the tables or the hardware can address",
+        ),
+        Some(_) => (
+            ErrorKind::InvalidArgument,
+            "a mapping that allows neither read nor write",
+        ),
+    };
+    Error::new(kind, reason).of(culprit)
+}
+
+/// Whether a range is not empty, made of whole pages, and has no address with a bit of `not`, which
+/// are all from some bit on.
+#[inline(always)]
+fn is_within<F: Format>(start: u64, len: u64, not: u64) -> bool {
+    // Where the first address, the last one, and their distance have none of these bits, it does not
+    // wrap around. An empty range is one less than nothing long.
+    let more = len.wrapping_sub(1);
+    let high = (start | more | start.wrapping_add(more)) & not;
+    high | (start | len) & (span::<F>(LAST_LEVEL) - 1) == 0
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "masked, or checked against the number of descriptors"
+)]
+#[inline(always)]
+fn index_of(index: u64) -> usize {
+    index as usize
+}
+
+/// Loads a descriptor above the last level; see [`Presence`] for the order.
+#[inline(always)]
+pub(super) fn load(word: &AtomicU64) -> u64 {
+    u64::from_le(word.load(Ordering::SeqCst))
 }

@@ -1,29 +1,11 @@
 //! The formats of VT-d: first-stage (VT-d 9.7) and second-stage (9.8) paging entries.
 
-use super::{Descriptor, Format};
-use crate::addr::PhysAddr;
+use super::Format;
 use crate::domain::Prot;
 
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Where it is set above the last level, the walk ends there.
 const PAGE_SIZE: u64 = 1 << 7;
-
-const fn page_size(level: u8) -> u64 {
-    if level < 3 { PAGE_SIZE } else { 0 }
-}
-
-/// `present` where any of these bits makes an entry count.
-const fn decode(entry: u64, level: u8, present: u64) -> Descriptor {
-    let address = PhysAddr(entry & ADDRESS);
-    if entry & present == 0 {
-        return Descriptor::Invalid;
-    }
-    match level {
-        0 => Descriptor::Table(address),
-        1 | 2 if entry & PAGE_SIZE == 0 => Descriptor::Table(address),
-        _ => Descriptor::Leaf(address),
-    }
-}
 
 /// The first stage: the page tables of the CPU, open to user-mode accesses, which is what devices
 /// make.
@@ -40,26 +22,45 @@ const US: u64 = 1 << 2;
 const A: u64 = 1 << 5;
 const D: u64 = 1 << 6;
 
-// SAFETY: a table's entry has P set, bit 7 clear, and the address in bits 51:12; no other entry
-// above the last level has both. A word of zero has P clear.
+const fn of_all(write: u64, read: u64) -> [u64; 16] {
+    let mut all = [0; 16];
+    let mut bits = 0;
+    while bits < 16 {
+        let prot = Prot::from_bits_truncate(bits);
+        if prot.contains(Prot::WRITE) {
+            all[bits as usize] |= write;
+        }
+        if prot.contains(Prot::READ) {
+            all[bits as usize] |= read;
+        }
+        bits += 1;
+    }
+    all
+}
+
+// SAFETY: P is set in leaves and tables. Bit 7 is clear in tables and set in leaves above the last
+// level. Hardware sets A in the entry of a table (SFS.9), which is set already.
 unsafe impl Format for FirstStage {
+    const PAGE_SHIFT: u32 = 12;
+    const PAGE_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
+    const ROOT_LEVELS: (u8, u8) = (0, 1);
     const MAX_ROOT_TABLES: usize = 1;
+    const ADDRESS: u64 = ADDRESS;
+    const TABLE: u64 = P | RW | US | A;
+    const LEAF: [u64; 4] = {
+        let page = P | US | A;
+        [page | PAGE_SIZE, page | PAGE_SIZE, page | PAGE_SIZE, page]
+    };
+    const ATTRIBUTES: [u64; 16] = of_all(RW | D, 0);
 
-    fn leaf(phys: PhysAddr, level: u8, prot: Prot) -> u64 {
-        let write = if prot.contains(Prot::WRITE) {
-            RW | D
-        } else {
-            0
-        };
-        phys.0 & ADDRESS | page_size(level) | P | US | A | write
+    #[inline(always)]
+    fn is_table(descriptor: u64) -> bool {
+        descriptor & (P | PAGE_SIZE) == P
     }
 
-    fn table(phys: PhysAddr) -> u64 {
-        phys.0 & ADDRESS | P | RW | US | A
-    }
-
-    fn decode(descriptor: u64, level: u8) -> Descriptor {
-        decode(descriptor, level, P)
+    #[inline(always)]
+    fn is_valid(descriptor: u64) -> bool {
+        descriptor & P != 0
     }
 }
 
@@ -70,29 +71,33 @@ pub struct SecondStage;
 const R: u64 = 1 << 0;
 const W: u64 = 1 << 1;
 
-// SAFETY: a table's entry has R and W set, bit 7 clear, and the address in bits 51:12; no leaf above
-// the last level has bit 7 clear. A word of zero has R and W clear.
+// SAFETY: R or W is set in leaves, both in tables. Bit 7 is clear in tables and set in leaves above
+// the last level. Hardware changes nothing: it is not told to update flags.
 unsafe impl Format for SecondStage {
+    const PAGE_SHIFT: u32 = 12;
+    const PAGE_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
+    const ROOT_LEVELS: (u8, u8) = (0, 1);
     const MAX_ROOT_TABLES: usize = 1;
+    const ADDRESS: u64 = ADDRESS;
+    const TABLE: u64 = R | W;
+    const LEAF: [u64; 4] = [PAGE_SIZE, PAGE_SIZE, PAGE_SIZE, 0];
+    const ATTRIBUTES: [u64; 16] = of_all(W, R);
 
-    fn leaf(phys: PhysAddr, level: u8, prot: Prot) -> u64 {
-        let read = if prot.contains(Prot::READ) { R } else { 0 };
-        let write = if prot.contains(Prot::WRITE) { W } else { 0 };
-        phys.0 & ADDRESS | page_size(level) | read | write
+    #[inline(always)]
+    fn is_table(descriptor: u64) -> bool {
+        descriptor & (R | W | PAGE_SIZE) == R | W
     }
 
-    fn table(phys: PhysAddr) -> u64 {
-        phys.0 & ADDRESS | R | W
-    }
-
-    fn decode(descriptor: u64, level: u8) -> Descriptor {
-        decode(descriptor, level, R | W)
+    #[inline(always)]
+    fn is_valid(descriptor: u64) -> bool {
+        descriptor & (R | W) != 0
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::PhysAddr;
 
     const RW_PROT: Prot = Prot::READ.union(Prot::WRITE);
 
@@ -124,14 +129,10 @@ mod tests {
 
     #[test]
     fn an_entry_without_permissions_maps_nothing() {
-        let page = PhysAddr(0x5000);
-        for level in 0..=3 {
-            assert_eq!(SecondStage::decode(0x5080, level), Descriptor::Invalid);
-            assert_eq!(FirstStage::decode(0x50e6, level), Descriptor::Invalid);
-        }
-        assert_eq!(SecondStage::decode(0x5002, 3), Descriptor::Leaf(page));
-        assert_eq!(SecondStage::decode(0x5003, 2), Descriptor::Table(page));
-        assert_eq!(FirstStage::decode(0x50a5, 2), Descriptor::Leaf(page));
-        assert_eq!(FirstStage::decode(0x5027, 0), Descriptor::Table(page));
+        assert!(!SecondStage::is_valid(0x5080) && !SecondStage::is_table(0x5000));
+        assert!(!FirstStage::is_valid(0x50e6) && !FirstStage::is_table(0x5026));
+        assert!(SecondStage::is_valid(0x5002) && SecondStage::is_table(0x5003));
+        assert!(FirstStage::is_valid(0x50a5) && !FirstStage::is_table(0x50a5));
+        assert!(FirstStage::is_table(0x5027));
     }
 }

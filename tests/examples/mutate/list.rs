@@ -204,8 +204,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "tables come back though their invalidation was not confirmed",
         "arm-smmu-v3/src/domain.rs",
         &[(
-            "                unlinked.leak();\n",
-            "                drop(unlinked);\n",
+            "        self.end_translations(self.scope.of(&changed), changed.range())?;\n        if changed.has_tables() {\n            self.enter(table).reclaim(changed);\n        }\n        Ok(())",
+            "        let result = self.end_translations(self.scope.of(&changed), changed.range());\n        self.enter(table).reclaim(changed);\n        result",
         )],
     ),
     mutation(

@@ -173,8 +173,10 @@ pub fn a_table_that_is_not_there_is_a_walk_abort<M: Machine>(lab: &Lab<M>) {
         }
     }
     drop(altered);
-    // The hardware may keep the way to a table. Unmapping makes it forget.
+    // The hardware may keep the way to a table, until the domain is gone: its tag is invalidated.
     drop(page.unmap().unwrap());
+    device.release().unwrap();
+    let device = rig.add(0);
     let page = lab.page(&device.domain().unwrap(), AT);
     lab.reaches(0, AT + 4, page.block(), 4);
     device.release().unwrap();

@@ -139,9 +139,9 @@ impl World {
     pub fn context(&mut self, asid: u16, word: u32) -> Cd {
         let own = self.page(word);
         let [common, other] = self.iovas;
-        let mut table = empty::<Stage1>(&self.memory);
+        let table = empty::<Stage1>(&self.memory);
         for (iova, phys) in [(common, PhysAddr(common)), (other, own)] {
-            table.map(Iova(iova), phys, PAGE, RW).unwrap();
+            table.enter(0).map(Iova(iova), phys, PAGE, RW).unwrap();
         }
         let word0 = cd::Word0::new()
             .with_t0sz(64 - INPUT_BITS)
@@ -192,7 +192,7 @@ impl World {
     pub fn stage2(&mut self, vmid: u16, word: u32) -> Ste {
         let own = self.page(word);
         let other = self.iovas[1];
-        let mut table = empty::<Stage2>(&self.memory);
+        let table = empty::<Stage2>(&self.memory);
         let (start, end) = (self.memory.base().0, self.memory.size() as u64);
         let end = start + end;
         for (from, to, phys) in [
@@ -200,7 +200,7 @@ impl World {
             (other, other + PAGE, own),
             (other + PAGE, end, PhysAddr(other + PAGE)),
         ] {
-            table.map(Iova(from), phys, to - from, RW).unwrap();
+            table.enter(0).map(Iova(from), phys, to - from, RW).unwrap();
         }
         let mut entry = entry(Config::STAGE2);
         entry.word2 = Word2::new()

@@ -12,8 +12,8 @@ use super::magazine::{Batch, Magazines, ORDERS, batch_size};
 use super::tree::{Pages, Tree};
 use super::{Constraints, IovaRange};
 use crate::addr::AddrRange;
-use crate::domain::Geometry;
 use crate::error::{Culprit, Error, ErrorKind, Result};
+use crate::geometry::Geometry;
 use crate::platform::{RawLock, SpinLock};
 
 /// Hands out ranges of one address space.

@@ -8,8 +8,8 @@ use std::vec::Vec;
 use super::{Constraints, IovaAllocator, IovaRange, LARGEST_CACHED};
 
 use crate::addr::AddrRange;
-use crate::domain::Geometry;
 use crate::error::{ErrorKind, Result};
+use crate::geometry::Geometry;
 
 const PAGE: u64 = 4096;
 const GIB: u64 = 1 << 30;

@@ -1,0 +1,230 @@
+//! What the TLB may hold of a range whose mappings changed, in as few commands as can be.
+//!
+//! With range invalidation (`SMMU_IDR3.RIL`) that is one command, whatever the size. Without, it is
+//! one for each leaf, or one for everything with the domain's tag where there are more than
+//! [`MAX_COMMANDS`]. They are waited for once.
+//!
+//! Where tables went, hardware is to forget those on the way too, and the level of the leaves must
+//! not be hinted at (4.4.1.1). Where none went, it may keep them.
+
+use iommu_core::pgtable::Unmapped;
+use iommu_core::{AddrRange, Iova};
+
+use crate::spec::commands::Command;
+
+/// More leaves than this are invalidated by tag.
+///
+/// A bound that keeps a queue of the default 256 commands free for three others, not a measured
+/// one: each command costs the driver 6 instructions, and what hardware takes for it, and for
+/// refilling what the domain had besides, no model here can say.
+pub(crate) const MAX_COMMANDS: u64 = 64;
+
+/// The granule of all domains.
+const PAGE_SHIFT: u32 = 12;
+const INDEX_BITS: u32 = 9;
+
+/// How a domain's translations are named.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scope {
+    /// The invalidation of address 0.
+    by_address: Command,
+    /// The same of a page there, and no more.
+    by_page: Command,
+    /// That of everything.
+    pub(crate) by_tag: Command,
+    /// Whether the hardware takes ranges.
+    ranges: bool,
+}
+
+impl Scope {
+    /// From the invalidation of address 0 and that of everything, for hardware that takes ranges
+    /// and levels or not.
+    pub(crate) const fn new(by_address: Command, by_tag: Command, ranges: bool) -> Self {
+        let page = by_address.of_leaves();
+        Self {
+            by_address,
+            by_page: if ranges { page.over(1, 3) } else { page },
+            by_tag,
+            ranges,
+        }
+    }
+
+    /// The command for one page, mapped as one.
+    #[inline(always)]
+    pub(crate) fn page(&self, iova: Iova) -> Command {
+        let Command([first, second]) = self.by_page;
+        Command([first, second | iova.0])
+    }
+
+    /// The commands for what was changed.
+    #[inline(always)]
+    pub(crate) fn of(&self, changed: &Unmapped) -> Tlbi {
+        self.commands(changed.range(), changed.sizes(), changed.has_tables())
+    }
+
+    /// For `range`, with leaves of `sizes`: a bit for each, zero for any. Whether tables went.
+    #[inline(always)]
+    fn commands(&self, range: AddrRange, sizes: u64, tables: bool) -> Tlbi {
+        let any = sizes == 0;
+        let Command([first, second]) = self.by_address;
+        let at_start = Command([first, second | range.start()]);
+        let at_start = if tables || any {
+            at_start
+        } else {
+            at_start.of_leaves()
+        };
+        // No range is all of the address space.
+        let len = range.len_minus_one() + 1;
+        if self.ranges {
+            let level = if tables || !sizes.is_power_of_two() {
+                0
+            } else {
+                level(sizes)
+            };
+            return Tlbi::once(at_start.over(len >> PAGE_SHIFT, level));
+        }
+        let step = if any {
+            PAGE_SHIFT
+        } else {
+            sizes.trailing_zeros()
+        };
+        match len >> step {
+            count if count <= MAX_COMMANDS => Tlbi {
+                command: at_start,
+                step: 1 << step,
+                count,
+            },
+            _ => Tlbi::once(self.by_tag),
+        }
+    }
+}
+
+/// The level of leaves of one size.
+#[inline(always)]
+fn level(size: u64) -> u8 {
+    match (size.trailing_zeros().saturating_sub(PAGE_SHIFT)) / INDEX_BITS {
+        0 => 3,
+        1 => 2,
+        2 => 1,
+        _ => 0,
+    }
+}
+
+/// Commands that differ in their addresses alone.
+#[derive(Clone, Debug)]
+pub(crate) struct Tlbi {
+    command: Command,
+    step: u64,
+    count: u64,
+}
+
+impl Tlbi {
+    const fn once(command: Command) -> Self {
+        Self {
+            command,
+            step: 0,
+            count: 1,
+        }
+    }
+}
+
+impl Iterator for Tlbi {
+    type Item = Command;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Command> {
+        self.count = self.count.checked_sub(1)?;
+        let command = self.command;
+        self.command.0[1] = command.0[1].wrapping_add(self.step);
+        Some(command)
+    }
+
+    #[inline(always)]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let count = usize::try_from(self.count).unwrap_or(usize::MAX);
+        (count, Some(count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    const K4: u64 = 1 << 12;
+    const M2: u64 = 1 << 21;
+    const G1: u64 = 1 << 30;
+
+    fn scope(ranges: bool) -> Scope {
+        Scope::new(Command::tlbi_va(7, Iova(0)), Command::tlbi_asid(7), ranges)
+    }
+
+    fn range(start: u64, len: u64) -> AddrRange {
+        AddrRange::new(start, len).unwrap()
+    }
+
+    #[test]
+    fn a_range_is_one_command_where_the_hardware_takes_ranges() {
+        let scope = scope(true);
+        let one = |range, sizes, tables| {
+            let mut all = scope.commands(range, sizes, tables);
+            assert_eq!(all.size_hint(), (1, Some(1)));
+            all.next().unwrap().0
+        };
+        // By hand: TG 1, TTL 3, Leaf; NUM 0, SCALE 0.
+        let va = 7 << 48 | 0x12;
+        assert_eq!(one(range(0x5000, K4), K4, false), [va, 0x5000 | 0x701]);
+        assert_eq!(scope.page(Iova(0x5000)).0, [va, 0x5000 | 0x701]);
+        // NUM 2.
+        assert_eq!(
+            one(range(0x5000, 3 * K4), K4, false),
+            [va | 2 << 12, 0x5701]
+        );
+        // 512 pages are 32 << 4: NUM 31, SCALE 4. Tables went: TTL 0, not only leaves.
+        let all = va | 31 << 12 | 4 << 20;
+        assert_eq!(one(range(M2, M2), K4, true), [all, M2 | 0x400]);
+        // Blocks of level 2, and leaves of two sizes.
+        assert_eq!(one(range(M2, M2), M2, false), [all, M2 | 0x601]);
+        assert_eq!(one(range(0, M2), M2 | K4, false), [all, 0x401]);
+        // One page, of no size that is known: no TG.
+        assert_eq!(one(range(0x5000, K4), K4, true), [va, 0x5000]);
+        assert_eq!(one(range(0x5000, K4), 0, false), [va, 0x5000]);
+    }
+
+    /// What hardware makes of the fields (4.4.1.1) covers the range, and at most 1/16 more.
+    #[test]
+    fn num_and_scale_cover_every_length_and_little_more() {
+        let lengths = (1..100).chain((7..=36).flat_map(|bits| {
+            let power = 1_u64 << bits;
+            [power - 1, power, (power + 1).min(1 << 36)]
+        }));
+        for pages in lengths {
+            let [first, second] = Command::tlbi_va(1, Iova(0)).over(pages, 0).0;
+            let (num, scale) = (first >> 12 & 31, first >> 20 & 31);
+            assert_eq!(
+                first & !(31 << 12 | 31 << 20),
+                Command::tlbi_va(1, Iova(0)).0[0]
+            );
+            let covered = (num + 1) << scale;
+            assert!(covered >= pages && covered - pages <= pages / 16, "{pages}");
+            assert!(
+                second == 0x400 || pages == 1 && second == 0,
+                "never TG alone"
+            );
+        }
+    }
+
+    #[test]
+    fn without_ranges_each_leaf_has_a_command_up_to_a_limit() {
+        let scope = scope(false);
+        let all: Vec<_> = scope.commands(range(G1, 3 * M2), M2, false).collect();
+        let each = [0, M2, 2 * M2].map(|at| Command::tlbi_va(7, Iova(G1 + at)).of_leaves());
+        assert_eq!(all, each);
+        let most = scope.commands(range(0, 64 * K4), K4, true);
+        assert_eq!(most.size_hint(), (64, Some(64)));
+        let more: Vec<_> = scope.commands(range(0, 65 * K4), K4, true).collect();
+        assert_eq!(more, [Command::tlbi_asid(7)]);
+        let any: Vec<_> = scope.commands(range(0, M2), 0, false).collect();
+        assert_eq!(any, [Command::tlbi_asid(7)], "all sizes are possible");
+    }
+}
