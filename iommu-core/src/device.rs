@@ -28,6 +28,7 @@ pub struct DeviceInfo {
     reserved: Vec<ReservedRegion>,
     group: Option<String>,
     instance: InstanceId,
+    coherent: bool,
 }
 
 impl DeviceInfo {
@@ -40,6 +41,7 @@ impl DeviceInfo {
             reserved: Vec::new(),
             group: None,
             instance: InstanceId::FIRST,
+            coherent: true,
         }
     }
 
@@ -72,6 +74,20 @@ impl DeviceInfo {
     pub fn behind(mut self, instance: InstanceId) -> Self {
         self.instance = instance;
         self
+    }
+
+    /// Says that the device's DMA does not see the CPU's caches: what [`Dma`](crate::dma::Dma) maps
+    /// for it is cleaned and invalidated.
+    #[must_use]
+    pub fn non_coherent(mut self) -> Self {
+        self.coherent = false;
+        self
+    }
+
+    /// Whether the device's DMA sees the CPU's caches.
+    #[must_use]
+    pub fn is_coherent(&self) -> bool {
+        self.coherent
     }
 
     /// The IOMMU that it is behind.
@@ -243,21 +259,11 @@ impl<L: RawLock> Device<L> {
         block: DmaBlock<M>,
         prot: Prot,
     ) -> core::result::Result<MappedBlock<M>, MapBlockError<M>> {
-        if self.deferred.load(Ordering::Acquire) {
-            let attached = match context {
-                Context::MayBlock => self.attach_now(),
-                Context::Atomic => Err(Error::new(
-                    ErrorKind::WouldBlock,
-                    "the device's attach is deferred until it may block",
-                )
-                .of(Culprit::Device(self.info.shared_name()))),
-            };
-            if let Err(error) = attached {
-                return Err(MapBlockError {
-                    error,
-                    block: Some(block),
-                });
-            }
+        let attached =
+            attach_if_deferred(&self.deferred, &self.group, self.id, &self.info, context);
+        if let Err(error) = attached {
+            let block = Some(block);
+            return Err(MapBlockError { error, block });
         }
         let domain = {
             let state = self.group.state.lock();
@@ -308,6 +314,27 @@ impl<L: RawLock> Device<L> {
     pub fn release(mut self) -> Result<Rest> {
         self.released = true;
         self.group.shared.release(&self)
+    }
+}
+
+/// Performs a device's attach that was deferred until now.
+pub(crate) fn attach_if_deferred<L: RawLock>(
+    deferred: &AtomicBool,
+    group: &Group<L>,
+    id: DeviceId,
+    info: &DeviceInfo,
+    context: Context,
+) -> Result {
+    if !deferred.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    match context {
+        Context::MayBlock => group.attach_deferred(id),
+        Context::Atomic => Err(Error::new(
+            ErrorKind::WouldBlock,
+            "the device's attach is deferred until it may block",
+        )
+        .of(Culprit::Device(info.shared_name()))),
     }
 }
 

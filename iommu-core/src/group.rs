@@ -8,6 +8,7 @@ use lock_api::Mutex;
 
 use crate::addr::Pasid;
 use crate::attached::Attached;
+use crate::dma::AnySpace;
 use crate::domain::DomainRef;
 use crate::error::{Error, ErrorKind, Result};
 use crate::iommu::{DeviceId, Instance, Shared};
@@ -35,6 +36,8 @@ pub(crate) struct State {
     pub(crate) default: Option<DomainRef>,
     /// What all members are meant to be on. `None`: each rests at its park target.
     pub(crate) domain: Option<DomainRef>,
+    /// What maps for its devices in the default domain, once one has asked.
+    pub(crate) space: Option<Arc<dyn AnySpace + Send + Sync>>,
     /// What their PASIDs are meant to be on.
     pub(crate) pasids: Vec<(Pasid, DomainRef)>,
     pub(crate) owner: Owner,
@@ -49,6 +52,7 @@ impl State {
             members: Vec::new(),
             default: None,
             domain: None,
+            space: None,
             pasids: Vec::new(),
             owner: Owner::Nobody,
         }
@@ -59,6 +63,7 @@ impl State {
         if self.members.is_empty() {
             self.default = None;
             self.domain = None;
+            self.space = None;
             self.pasids.clear();
         }
     }

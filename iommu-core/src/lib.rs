@@ -11,7 +11,7 @@
 //!   domain, or on identity where firmware pinned the device and parking would block it.
 //!
 //! What a device's DMA means is a [`Domain`]: identity, blocked, or paging, with page tables from
-//! [`pgtable`]. Memory is given to devices as [`MappedBlock`]s, which own it.
+//! [`pgtable`]. Memory is given to devices through [`dma`], whose mappings own it.
 //!
 //! [`writing_a_backend`] goes from an empty crate to one that passes the conformance suite.
 //!

@@ -76,6 +76,9 @@ impl<L: RawLock> Shared<L> {
             )
             .of(Culprit::Pasid(*pasid)));
         }
+        if let Some(space) = &state.space {
+            space.reserve(&member.reserved())?;
+        }
         if state.members.is_empty() {
             state.default = match self.config.default_domain {
                 DefaultDomain::Paging => {

@@ -97,7 +97,7 @@ impl<M: DmaMemory> DmaBlock<M> {
         unsafe { core::slice::from_raw_parts(base.as_ptr(), self.count) }
     }
 
-    fn bytes(&self) -> &[AtomicU8] {
+    pub(crate) fn bytes(&self) -> &[AtomicU8] {
         let base = self.base.cast::<AtomicU8>();
         // SAFETY: the block is allocated for as long as `self` is and accessed atomically only.
         unsafe { core::slice::from_raw_parts(base.as_ptr(), self.size()) }

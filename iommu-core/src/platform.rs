@@ -87,8 +87,8 @@ pub unsafe trait DmaMemory: Clone + Send + Sync + Debug + 'static {
     fn is_coherent(&self) -> bool;
 
     /// Writes the `len` bytes at `addr` back to where hardware that does not see the CPU's caches
-    /// reads them. Called on memory that is not coherent only; complete when the next
-    /// [`write_barrier`](Self::write_barrier) is.
+    /// reads them. Called on memory that is not coherent, and for devices that are not; complete
+    /// when the next [`write_barrier`](Self::write_barrier) is.
     fn clean(&self, addr: PhysAddr, len: usize);
 
     /// Orders every earlier store to DMA memory before every later store to DMA memory and every
@@ -97,9 +97,9 @@ pub unsafe trait DmaMemory: Clone + Send + Sync + Debug + 'static {
     fn write_barrier(&self);
 
     /// Makes the CPU see what hardware that does not see its caches has written to the `len` bytes
-    /// at `addr`. Called on memory that is not coherent only, before it is read; the CPU has not
-    /// written there since the last [`clean`](Self::clean). Nothing to do where the CPU accesses
-    /// that memory uncached.
+    /// at `addr`. Called on memory that is not coherent, and for devices that are not, before it is
+    /// read; the CPU has not written there since the last [`clean`](Self::clean). Nothing to do
+    /// where the CPU accesses that memory uncached.
     fn invalidate(&self, addr: PhysAddr, len: usize) {
         let _ = (addr, len);
     }

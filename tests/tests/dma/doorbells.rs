@@ -1,0 +1,86 @@
+//! Where a device finds the doorbell of an interrupt controller.
+
+use iommu_core::dma::{Dma, DmaPlatform};
+use iommu_core::{
+    DefaultDomain, DeviceInfo, ErrorKind, Iova, PhysAddr, ReservedKind, ReservedRegion, Result,
+};
+use mock_hw::MockMemory;
+
+use super::setup::{PAGE, Setup};
+
+const WINDOW: u64 = 0x800_0000;
+
+/// A page that rings nothing: the machine's memory, so that it shows what arrives.
+fn doorbell(setup: &Setup) -> PhysAddr {
+    let page = setup.page();
+    let at = page.addr();
+    page.leak();
+    PhysAddr(at.0 + 0x40)
+}
+
+fn map(dma: &Dma<impl DmaPlatform>, doorbell: PhysAddr) -> Result<Iova> {
+    // SAFETY: the page is nobody's, or is not there at all.
+    unsafe { dma.map_doorbell(doorbell) }
+}
+
+fn with_window(setup: &Setup, pages: u64) -> Dma<MockMemory> {
+    let len = pages * PAGE as u64;
+    let window = ReservedRegion::new(WINDOW, len, ReservedKind::SoftwareMsi).unwrap();
+    let info = DeviceInfo::new("nic").streams([0x10]).reserved(window);
+    let device = setup.add(info);
+    let dma = device.dma(setup.memory.clone()).unwrap();
+    std::mem::forget(device);
+    dma
+}
+
+fn rings(setup: &Setup, iova: Iova, doorbell: PhysAddr, data: u32) -> bool {
+    let sent = setup.write(iova, &data.to_le_bytes());
+    let mut seen = [0; 4];
+    setup.memory.dma_read(doorbell, &mut seen).unwrap();
+    sent && u32::from_le_bytes(seen) == data
+}
+
+#[test]
+fn a_doorbell_is_mapped_once_in_the_window_for_doorbells() {
+    for setup in Setup::both() {
+        let dma = with_window(&setup, 2);
+        let [a, b, c] = [0; 3].map(|_| doorbell(&setup));
+        let at = map(&dma, a).unwrap();
+        assert_eq!(at, Iova(WINDOW + 0x40));
+        assert!(rings(&setup, at, a, 7), "{setup:?}");
+        assert_eq!(map(&dma, a).unwrap(), at);
+        assert_eq!(map(&dma, PhysAddr(a.0 + 8)).unwrap(), Iova(at.0 + 8));
+        assert_eq!(map(&dma, b).unwrap(), Iova(at.0 + PAGE as u64));
+        assert_eq!(map(&dma, c).unwrap_err().kind(), ErrorKind::NoSpace);
+    }
+}
+
+#[test]
+fn without_a_window_it_is_mapped_like_any_other_page() {
+    let setup = Setup::smmu(DefaultDomain::Paging);
+    let (_device, dma) = setup.nic();
+    let doorbell = doorbell(&setup);
+    let at = map(&dma.clone().below_bits(32), doorbell).unwrap();
+    assert!(at.0 < 1 << 32);
+    assert!(rings(&setup, at, doorbell, 7));
+    let rx = dma.map(setup.page(), iommu_core::dma::FromDevice).unwrap();
+    assert_ne!(rx.iova().0 & !(PAGE as u64 - 1), at.0 & !(PAGE as u64 - 1));
+    assert_eq!(map(&dma, doorbell).unwrap(), at);
+}
+
+#[test]
+fn what_is_not_translated_keeps_its_address() {
+    let setup = Setup::vtd(DefaultDomain::Paging);
+    let (_device, dma) = setup.nic();
+    let apic = PhysAddr(0xfee0_1000);
+    assert_eq!(map(&dma, apic).unwrap(), Iova(apic.0));
+    let error = map(&dma.below_bits(31), apic).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfRange);
+    for setup in Setup::both_on_identity() {
+        let (_device, dma) = setup.nic();
+        let doorbell = doorbell(&setup);
+        let at = map(&dma, doorbell).unwrap();
+        assert_eq!(at.0, doorbell.0);
+        assert!(rings(&setup, at, doorbell, 7), "{setup:?}");
+    }
+}

@@ -1,0 +1,12 @@
+//! The DMA API on the models of an SMMUv3 and of a VT-d: a device reaches what it was lent, for as
+//! long as it was lent, and nothing else.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+mod bounced;
+mod caches;
+mod doorbells;
+mod failures;
+mod lent;
+mod setup;
+mod windows;

@@ -1,0 +1,117 @@
+//! A device behind a model of an IOMMU.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arm_smmu_v3::ArmSmmuV3;
+use intel_vtd_stub::IntelVtd;
+use iommu_core::dma::Dma;
+use iommu_core::{
+    DefaultDomain, Device, DeviceInfo, DmaBlock, Iommu, IommuConfig, Iova, NoControl,
+};
+use mock_hw::smmuv3::ModelConfig;
+use mock_hw::vtd::VtdConfig;
+use mock_hw::{DmaDevice, MockMemory, Outcome};
+use tests::machine::Machine;
+use tests::model::{ModelMachine, VtdModelMachine};
+
+pub(crate) const PAGE: usize = 4096;
+
+pub(crate) struct Setup {
+    name: &'static str,
+    pub(crate) memory: MockMemory,
+    pub(crate) iommu: Iommu,
+    pub(crate) hardware: DmaDevice,
+    freeze: Box<dyn Fn(bool)>,
+}
+
+fn config(default_domain: DefaultDomain) -> IommuConfig {
+    IommuConfig {
+        default_domain,
+        ..IommuConfig::default()
+    }
+}
+
+impl Setup {
+    pub(crate) fn smmu(default_domain: DefaultDomain) -> Self {
+        let machine = ModelMachine::new(ModelConfig::default(), 0);
+        let smmu = ArmSmmuV3::probe(machine.platform(), arm_smmu_v3::Config::default()).unwrap();
+        let model = machine.model().clone();
+        Self {
+            name: "SMMUv3",
+            memory: machine.memory(),
+            iommu: Iommu::with_config(smmu, config(default_domain)).unwrap(),
+            hardware: DmaDevice::new(&model, 0x10),
+            freeze: Box::new(move |frozen| model.freeze_commands(frozen)),
+        }
+    }
+
+    pub(crate) fn vtd(default_domain: DefaultDomain) -> Self {
+        let machine = VtdModelMachine::new(VtdConfig::legacy(), 0);
+        let vtd = IntelVtd::probe(machine.platform(), intel_vtd_stub::Config::default()).unwrap();
+        let model = machine.model().clone();
+        Self {
+            name: "VT-d",
+            memory: machine.memory(),
+            iommu: Iommu::with_config(vtd, config(default_domain)).unwrap(),
+            hardware: DmaDevice::new(&model, 0x10),
+            freeze: Box::new(move |frozen| model.freeze_queue(frozen)),
+        }
+    }
+
+    /// Both, with a paging domain for each group.
+    pub(crate) fn both() -> [Self; 2] {
+        [Self::smmu, Self::vtd].map(|make| make(DefaultDomain::Paging))
+    }
+
+    /// Both, with the identity domain for each group.
+    pub(crate) fn both_on_identity() -> [Self; 2] {
+        [Self::smmu, Self::vtd].map(|make| make(DefaultDomain::Identity))
+    }
+
+    pub(crate) fn add(&self, info: DeviceInfo) -> Device {
+        self.iommu.add_device(info, Arc::new(NoControl)).unwrap()
+    }
+
+    pub(crate) fn nic(&self) -> (Device, Dma<MockMemory>) {
+        let device = self.add(DeviceInfo::new("nic").streams([0x10]));
+        let dma = device.dma(self.memory.clone()).unwrap();
+        (device, dma)
+    }
+
+    pub(crate) fn block(&self, size: usize, align: usize) -> DmaBlock<MockMemory> {
+        DmaBlock::new(&self.memory, size, align, "a buffer").unwrap()
+    }
+
+    pub(crate) fn page(&self) -> DmaBlock<MockMemory> {
+        self.block(PAGE, PAGE)
+    }
+
+    /// The device writes; whether it got through.
+    pub(crate) fn write(&self, iova: Iova, bytes: &[u8]) -> bool {
+        matches!(self.hardware.write(iova.0, bytes), Outcome::Translated(_))
+    }
+
+    /// The device reads; `None` where it did not get through.
+    pub(crate) fn read<const N: usize>(&self, iova: Iova) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let outcome = self.hardware.read(iova.0, &mut bytes);
+        matches!(outcome, Outcome::Translated(_)).then_some(bytes)
+    }
+
+    /// The IOMMU stops answering, or answers again.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        (self.freeze)(frozen);
+    }
+
+    /// Whatever was lent is back, and nobody touched what is not theirs.
+    pub(crate) fn check(&self) {
+        assert_eq!(self.memory.violations(), [""; 0], "{self:?}");
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
