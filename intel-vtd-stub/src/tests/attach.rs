@@ -243,6 +243,21 @@ fn nothing_lands_on_hardware_that_does_not_answer() {
 }
 
 #[test]
+fn an_entry_that_appears_unconfirmed_is_taken_away_again() {
+    // With write buffers, what appears is told of and waited for.
+    let mut registers = Registers::default();
+    registers.cap |= 1 << 4;
+    let machine = Machine::new(registers);
+    let iommu = core(&start(&machine, vec![]));
+    let nic = add(&iommu, "nic", &[0x10]);
+    machine.with(|registers| registers.stuck = Some(Stuck::Waits));
+    nic.attach(&iommu.identity_domain().unwrap()).unwrap_err();
+    assert!(matches!(nic.attached(), Attached::Uncertain { .. }));
+    assert_eq!(machine.entry(0x10), Some((0, 0x102)));
+    assert!(nic.release().is_err());
+}
+
+#[test]
 fn hardware_that_recovers_is_certain_again() {
     let machine = Machine::new(Registers::default());
     let iommu = core(&start(&machine, vec![]));
