@@ -61,8 +61,9 @@ impl State {
     /// A group without devices is on nothing, and lets go of its domains.
     pub(crate) fn forget_if_empty(&mut self) {
         if self.members.is_empty() {
-            self.default = None;
             self.domain = None;
+            self.tell_space();
+            self.default = None;
             self.space = None;
             self.pasids.clear();
         }
@@ -118,8 +119,16 @@ impl State {
     fn note(&mut self, result: Outcome, domain: Option<DomainRef>) -> Result {
         if !matches!(&result, Err(Failure::Prepare(_))) && !self.members.is_empty() {
             self.domain = domain;
+            self.tell_space();
         }
         result.map_err(Failure::into_error)
+    }
+
+    /// Tells what maps in the default domain whether that is where the group is.
+    fn tell_space(&self) {
+        if let Some(space) = &self.space {
+            space.set_in_use(self.is_on(self.default.as_ref()));
+        }
     }
 
     /// Whether the group is on `domain`; `None` stands for where each member rests.

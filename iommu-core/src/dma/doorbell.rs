@@ -70,7 +70,7 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
     /// All devices of the group can write to the whole page, of the size that the domain maps, that
     /// `doorbell` is in: it holds nothing but doorbells that they may ring, now and later.
     pub unsafe fn map_doorbell(&self, doorbell: PhysAddr) -> Result<Iova> {
-        self.attach_if_deferred()?;
+        self.prepare()?;
         let space = self.space();
         let own = AddrRange::new(doorbell.0, 4).ok_or(Error::new(
             ErrorKind::InvalidArgument,

@@ -22,8 +22,9 @@ use crate::reserved::ReservedRegion;
 
 /// Lends memory to one device, in the default domain of its group.
 ///
-/// What is mapped is reached by every device of the group while the group is on that domain. A clone
-/// is another handle to the same.
+/// What is mapped is reached by every device of the group while the group is on that domain: it is
+/// the driver that stops a device before the group is attached to another one. A clone is another
+/// handle to the same.
 pub struct Dma<P: DmaPlatform, L: RawLock = SpinLock> {
     space: Arc<Space<P>>,
     constraints: Constraints,
@@ -118,6 +119,8 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
     ///   translates, the device;
     /// - [`ErrorKind::OutOfMemory`]: for tables, or a bounce buffer;
     /// - [`ErrorKind::AlreadyExists`]: others mapped by hand where IOVAs were free;
+    /// - [`ErrorKind::Busy`]: the group was attached to another domain or claimed, or the device was
+    ///   released: it would find something else at the address, or nothing;
     /// - [`ErrorKind::WouldBlock`], and as [`Device::attach_now`]: the attach is deferred until now;
     /// - failures of the hardware, as [`Domain::map`](crate::Domain::map).
     pub fn map<B: DmaBuffer, D: Direction>(
@@ -222,7 +225,11 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
         }
     }
 
-    pub(super) fn attach_if_deferred(&self) -> Result {
+    /// Whether what is mapped will be reached; performs the attach that was deferred until now.
+    pub(super) fn prepare(&self) -> Result {
+        self.space
+            .check_in_use()
+            .map_err(|error| error.of(Culprit::Device(self.info.shared_name())))?;
         attach_if_deferred(
             &self.deferred,
             &self.group,
@@ -238,7 +245,7 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
         len: usize,
         prot: Prot,
     ) -> core::result::Result<Loan<P>, Refused> {
-        self.attach_if_deferred()?;
+        self.prepare()?;
         if len == 0 {
             return Err(empty().into());
         }

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use core::any::Any;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::doorbell::Doorbells;
 use super::iova::{Constraints, IovaAllocator, IovaRange};
@@ -28,12 +28,16 @@ pub(crate) struct Space<P: DmaPlatform> {
     iovas: Option<IovaAllocator<P::IrqLock>>,
     page_size: u64,
     doorbells: Doorbells<P::IrqLock>,
+    /// The group is on the domain.
+    in_use: AtomicBool,
 }
 
 /// A [`Space`], whatever its platform.
 pub(crate) trait AnySpace: Any {
     /// Never hands out addresses in these regions.
     fn reserve(&self, regions: &[ReservedRegion]) -> Result;
+    /// Says whether the group is on the domain.
+    fn set_in_use(&self, in_use: bool);
 }
 
 /// A mapping that did not come about.
@@ -69,6 +73,7 @@ impl<P: DmaPlatform> Space<P> {
             iovas,
             page_size,
             doorbells: Doorbells::new(),
+            in_use: AtomicBool::new(true),
         })
     }
 
@@ -89,6 +94,7 @@ impl<P: DmaPlatform> Space<P> {
         for member in &state.members {
             space.reserve(&member.reserved())?;
         }
+        space.set_in_use(state.is_on(state.default.as_ref()));
         state.space = Some(space.clone());
         Ok(space)
     }
@@ -109,6 +115,17 @@ impl<P: DmaPlatform> Space<P> {
     /// Whether addresses pass untranslated.
     pub(super) fn is_identity(&self) -> bool {
         self.iovas.is_none()
+    }
+
+    /// Whether the group is on the domain, as far as can be said without its lock.
+    pub(super) fn check_in_use(&self) -> Result {
+        match self.in_use.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::Busy,
+                "the group is not on its default domain",
+            )),
+        }
     }
 
     /// What is mapped of interrupt controllers.
@@ -232,5 +249,9 @@ impl<P: DmaPlatform> AnySpace for Space<P> {
         regions
             .iter()
             .try_for_each(|region| self.reserve_range(region.range()))
+    }
+
+    fn set_in_use(&self, in_use: bool) {
+        self.in_use.store(in_use, Ordering::Relaxed);
     }
 }

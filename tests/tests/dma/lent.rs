@@ -1,7 +1,7 @@
 //! What is lent is reached, as its direction says, until it is unmapped.
 
 use iommu_core::dma::{Bidirectional, FromDevice, ToDevice};
-use iommu_core::{Context, DefaultDomain, DeviceInfo, ErrorKind, NoControl};
+use iommu_core::{Context, DefaultDomain, DeviceInfo, DmaBlock, ErrorKind, NoControl, PhysAddr};
 use mock_hw::MockMemory;
 use tests::contracts::Backend;
 
@@ -147,8 +147,8 @@ fn a_deferred_attach_is_performed_by_the_first_mapping() {
     let device = iommu
         .add_device(info, std::sync::Arc::new(NoControl))
         .unwrap();
-    let memory = MockMemory::new(iommu_core::PhysAddr(0x4000_0000), 0x10_0000);
-    let page = || iommu_core::DmaBlock::new(&memory, PAGE, PAGE, "a buffer").unwrap();
+    let memory = MockMemory::new(PhysAddr(0x4000_0000), 0x10_0000);
+    let page = || DmaBlock::new(&memory, PAGE, PAGE, "a buffer").unwrap();
     let dma = device.dma(memory.clone()).unwrap();
     assert_eq!(backend.log.take(), [""; 0]);
     let atomic = dma.clone().in_context(Context::Atomic);
@@ -187,6 +187,31 @@ fn without_translation_an_address_is_the_physical_one() {
             assert_eq!(seen, [5; PAGE]);
         }
         drop(between);
+        setup.check();
+    }
+}
+
+#[test]
+fn threads_that_map_at_the_same_time_find_their_own_bytes() {
+    for setup in Setup::both() {
+        let (_device, dma) = setup.nic();
+        let (memory, hardware) = (&setup.memory, &setup.hardware);
+        std::thread::scope(|scope| {
+            for thread in 1..=3_u8 {
+                let dma = dma.clone();
+                scope.spawn(move || {
+                    for round in 0..200_usize {
+                        let size = [64, PAGE, 3 * PAGE][round % 3];
+                        let buffer = DmaBlock::new(memory, size, PAGE, "a buffer").unwrap();
+                        let rx = dma.map(buffer, FromDevice).unwrap();
+                        hardware.write(rx.iova().0, &vec![thread; size]);
+                        let mut bytes = vec![0; size];
+                        rx.unmap().unwrap().read_at(0, &mut bytes);
+                        assert_eq!(bytes, vec![thread; size]);
+                    }
+                });
+            }
+        });
         setup.check();
     }
 }

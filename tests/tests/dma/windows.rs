@@ -147,3 +147,28 @@ fn a_claimed_group_is_its_owners_to_map_for() {
     drop(claim);
     device.dma(setup.memory.clone()).unwrap();
 }
+
+#[test]
+fn nothing_is_mapped_while_the_group_is_on_another_domain() {
+    for setup in Setup::both() {
+        let (device, dma) = setup.nic();
+        let home = device.domain().unwrap();
+        let kept = dma.map(setup.page(), FromDevice).unwrap();
+        let other = setup.iommu.identity_domain().unwrap();
+        let is_refused = || {
+            let failed = dma.map(setup.page(), FromDevice).unwrap_err();
+            assert_eq!(failed.error.kind(), ErrorKind::Busy, "{setup:?}");
+        };
+        device.attach(&other).unwrap();
+        is_refused();
+        device.attach(&home).unwrap();
+        assert!(setup.write(kept.iova(), b"mapped all the while"));
+        dma.map(setup.page(), FromDevice).unwrap().unmap().unwrap();
+        let claim = device.group().claim().unwrap();
+        is_refused();
+        drop(claim);
+        dma.map(setup.page(), FromDevice).unwrap().unmap().unwrap();
+        device.detach().unwrap();
+        dma.map(setup.page(), FromDevice).unwrap().unmap().unwrap();
+    }
+}
