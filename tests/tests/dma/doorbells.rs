@@ -1,8 +1,9 @@
 //! Where a device finds the doorbell of an interrupt controller.
 
-use iommu_core::dma::{Dma, DmaPlatform};
+use iommu_core::dma::{Dma, DmaPlatform, FromDevice};
 use iommu_core::{
-    DefaultDomain, DeviceInfo, ErrorKind, Iova, PhysAddr, ReservedKind, ReservedRegion, Result,
+    AddrRange, DefaultDomain, DeviceInfo, ErrorKind, Iova, PhysAddr, ReservedKind, ReservedRegion,
+    Result,
 };
 use mock_hw::MockMemory;
 
@@ -63,7 +64,7 @@ fn without_a_window_it_is_mapped_like_any_other_page() {
     let at = map(&dma.clone().below_bits(32), doorbell).unwrap();
     assert!(at.0 < 1 << 32);
     assert!(rings(&setup, at, doorbell, 7));
-    let rx = dma.map(setup.page(), iommu_core::dma::FromDevice).unwrap();
+    let rx = dma.map(setup.page(), FromDevice).unwrap();
     assert_ne!(rx.iova().0 & !(PAGE as u64 - 1), at.0 & !(PAGE as u64 - 1));
     assert_eq!(map(&dma, doorbell).unwrap(), at);
 }
@@ -83,4 +84,24 @@ fn what_is_not_translated_keeps_its_address() {
         assert_eq!(at.0, doorbell.0);
         assert!(rings(&setup, at, doorbell, 7), "{setup:?}");
     }
+}
+
+#[test]
+fn a_device_is_given_a_doorbell_within_its_mask() {
+    let setup = Setup::smmu(DefaultDomain::Paging);
+    let (_device, dma) = setup.nic();
+    let narrow = dma.clone().below_bits(32);
+    let last_page = (1 << 32) - PAGE as u64;
+    dma.reserve(AddrRange::new(0, last_page).unwrap()).unwrap();
+    let doorbell = doorbell(&setup);
+    let in_the_way = narrow.map(setup.page(), FromDevice).unwrap();
+    assert!(map(&dma, doorbell).unwrap().0 >= 1 << 32);
+    drop(in_the_way);
+    let at = map(&narrow, doorbell).unwrap();
+    assert_eq!(at, Iova(last_page + 0x40));
+    assert!(rings(&setup, at, doorbell, 7));
+    let setup = Setup::smmu(DefaultDomain::Paging);
+    let below_the_window = with_window(&setup, 2).below_bits(WINDOW.ilog2());
+    let refused = map(&below_the_window, PhysAddr(0x1000)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NoSpace);
 }
