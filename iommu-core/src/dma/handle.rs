@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffer::{DmaBuffer, Failed, Piece, copy};
 use super::direction::Direction;
@@ -226,10 +226,21 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
     }
 
     /// Whether what is mapped will be reached; performs the attach that was deferred until now.
+    #[inline]
     pub(super) fn prepare(&self) -> Result {
-        self.space
-            .check_in_use()
-            .map_err(|error| error.of(Culprit::Device(self.info.shared_name())))?;
+        if self.space.is_in_use() && !self.deferred.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.prepare_slowly()
+    }
+
+    #[cold]
+    fn prepare_slowly(&self) -> Result {
+        if !self.space.is_in_use() {
+            let elsewhere = "the group is not on its default domain";
+            let culprit = Culprit::Device(self.info.shared_name());
+            return Err(Error::new(ErrorKind::Busy, elsewhere).of(culprit));
+        }
         attach_if_deferred(
             &self.deferred,
             &self.group,
@@ -239,6 +250,7 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
         )
     }
 
+    #[inline]
     fn lend<B: DmaBuffer>(
         &self,
         buffer: &B,
@@ -252,6 +264,16 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
         if self.can_lend_in_place(buffer) {
             return self.map_pieces(prot, buffer);
         }
+        self.lend_bounced(buffer, len, prot)
+    }
+
+    #[cold]
+    fn lend_bounced(
+        &self,
+        buffer: &impl DmaBuffer,
+        len: usize,
+        prot: Prot,
+    ) -> core::result::Result<Loan<P>, Refused> {
         let bounce = self.pages(len, "a bounce buffer")?;
         copy(buffer, &bounce);
         match self.map_pieces(prot, &bounce) {
@@ -269,6 +291,7 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
         }
     }
 
+    #[inline]
     fn can_lend_in_place(&self, buffer: &impl DmaBuffer) -> bool {
         let page = self.space.page_size();
         let mut pieces = buffer.pieces().filter(|piece| !piece.bytes.is_empty());
@@ -284,6 +307,7 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
     }
 
     /// Maps a buffer as it is.
+    #[inline]
     fn map_pieces(
         &self,
         prot: Prot,

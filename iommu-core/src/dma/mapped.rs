@@ -58,6 +58,7 @@ impl<B: DmaBuffer, P: DmaPlatform> Parts<B, P> {
 }
 
 impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
+    #[inline]
     pub(super) fn new(
         space: Arc<Space<P>>,
         buffer: B,
@@ -131,6 +132,7 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
         self.end().expect("the parts leave with the handle")
     }
 
+    #[inline]
     fn end(&mut self) -> Option<core::result::Result<B, Failed<B>>> {
         let mut parts = self.parts.take()?;
         let bounced = parts.loan.bounce.as_ref();
@@ -141,19 +143,24 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
         };
         Some(match unmapped {
             Ok(()) => Ok(self.reclaim(parts)),
-            Err(error) => {
-                let Parts { buffer, loan } = parts;
-                let mut buffer = Some(buffer);
-                match loan.bounce {
-                    Some(bounce) => self.space.leak(bounce, lent, &error),
-                    None => self.space.leak(buffer.take(), lent, &error),
-                }
-                Err(Failed { error, buffer })
-            }
+            Err(error) => Err(self.lose(parts, lent, error)),
         })
     }
 
+    /// Never gives back the `lent` bytes that the device may go on reaching.
+    #[cold]
+    fn lose(&self, parts: Parts<B, P>, lent: usize, error: Error) -> Failed<B> {
+        let Parts { buffer, loan } = parts;
+        let mut buffer = Some(buffer);
+        match loan.bounce {
+            Some(bounce) => self.space.leak(bounce, lent, &error),
+            None => self.space.leak(buffer.take(), lent, &error),
+        }
+        Failed { error, buffer }
+    }
+
     /// The buffer with what the device wrote, once it is unmapped.
+    #[inline]
     fn reclaim(&self, parts: Parts<B, P>) -> B {
         if D::DEVICE_WRITES {
             self.observe(&parts);

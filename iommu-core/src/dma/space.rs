@@ -118,14 +118,9 @@ impl<P: DmaPlatform> Space<P> {
     }
 
     /// Whether the group is on the domain, as far as can be said without its lock.
-    pub(super) fn check_in_use(&self) -> Result {
-        match self.in_use.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => Err(Error::new(
-                ErrorKind::Busy,
-                "the group is not on its default domain",
-            )),
-        }
+    #[inline]
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_use.load(Ordering::Relaxed)
     }
 
     /// What is mapped of interrupt controllers.
