@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use core::fmt;
-use core::sync::atomic::AtomicU64;
 
 use super::buffer::Failed;
 use super::direction::Bidirectional;
@@ -14,6 +13,7 @@ use crate::addr::Iova;
 use crate::error::Result;
 use crate::memory::DmaBlock;
 use crate::platform::RawLock;
+use crate::sync::AtomicU64;
 
 /// Whole pages, zeroed, that the CPU and a device both read and write, by words of 64 bits.
 ///

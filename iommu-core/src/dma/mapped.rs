@@ -5,7 +5,6 @@
 use alloc::sync::Arc;
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::AtomicU64;
 
 use super::buffer::{self, DmaBuffer, Failed, Piece};
 use super::direction::{Bidirectional, DeviceReads, DeviceWrites, Direction};
@@ -16,6 +15,7 @@ use crate::addr::{Iova, PhysAddr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::DmaBlock;
 use crate::platform::DmaMemory;
+use crate::sync::AtomicU64;
 
 /// A buffer that a device reaches at [`iova`](Self::iova), and nobody else until
 /// [`sync_for_cpu`](Self::sync_for_cpu) or [`unmap`](Self::unmap).
