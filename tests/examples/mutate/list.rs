@@ -124,32 +124,40 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "unmap leaves out TLBI_NH_VA",
         DOMAIN,
         &[(
-            "Tables::Stage1 { asid, .. } => Command::tlbi_va(asid, iova),",
-            "Tables::Stage1 { asid, .. } => Command::tlbi_va(asid, Iova(0x7f_ffff_f000)),",
+            "(Command::tlbi_va(asid, Iova(0)), Command::tlbi_asid(asid))",
+            "(Command::tlbi_va(asid, Iova(0x7f_ffff_f000)), Command::tlbi_asid(asid))",
         )],
     ),
     mutation(
         "unmap leaves out TLBI_S2_IPA",
         DOMAIN,
         &[(
-            "Tables::Stage2 { vmid, .. } => Command::tlbi_ipa(vmid, iova),",
-            "Tables::Stage2 { vmid, .. } => Command::tlbi_ipa(vmid, Iova(0x7f_ffff_f000)),",
+            "(Command::tlbi_ipa(vmid, Iova(0)), Command::tlbi_vmid(vmid))",
+            "(Command::tlbi_ipa(vmid, Iova(0x7f_ffff_f000)), Command::tlbi_vmid(vmid))",
         )],
     ),
     mutation(
         "a tag is not invalidated before it is used again",
         DOMAIN,
         &[(
-            "let commands = [self.invalidate_tag()].into_iter();",
-            "let commands = [self.invalidate_tag()].into_iter().take(0);",
+            "let commands = [self.scope.by_tag].into_iter();",
+            "let commands = [self.scope.by_tag].into_iter().take(0);",
         )],
     ),
     mutation(
         "a long unmap leaves out its TLBI",
-        DOMAIN,
+        "arm-smmu-v3/src/gather.rs",
         &[(
-            "let everything = (count == 0).then(|| self.invalidate_tag());",
-            "let everything = (count > 1 << 60).then(|| self.invalidate_tag());",
+            "_ => Tlbi::once(self.by_tag),",
+            "_ => Tlbi::once(Command::sync()),",
+        )],
+    ),
+    mutation(
+        "a range of pages is invalidated but for its end",
+        "arm-smmu-v3/src/gather.rs",
+        &[(
+            "at_start.over(len >> PAGE_SHIFT, level)",
+            "at_start.over((len >> PAGE_SHIFT).div_ceil(2), level)",
         )],
     ),
     mutation(
