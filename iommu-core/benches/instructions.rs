@@ -3,11 +3,10 @@
 
 #[expect(dead_code, unused_imports, reason = "some of it is for time only")]
 mod common;
+#[path = "../../arm-smmu-v3/benches/common/counts.rs"]
+mod counts;
 
-use std::env;
-use std::fs;
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
 
 use common::Case;
 use iommu_core::Result;
@@ -111,37 +110,7 @@ mod harness {
 
 fn main() {
     harness::run();
-    let everything_measured = env::args().skip(1).eq(["--bench"]);
-    if !everything_measured {
-        return;
+    if let Some(counts) = counts::Counts::of("instructions") {
+        counts.print(ROWS, FRAME);
     }
-    let home = env::var_os("GUNGRAUN_HOME").map_or_else(
-        || Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("gungraun"),
-        PathBuf::from,
-    );
-    for (group, names) in ROWS {
-        let count = |name| counted(&home, group, name).map(|count| count - FRAME as f64);
-        let floor = names.first().and_then(|name| count(name));
-        println!();
-        for name in *names {
-            let (Some(count), Some(floor)) = (count(name), floor) else {
-                continue;
-            };
-            println!(
-                "{name:32} {count:6}   {:6.1} x floor",
-                count / floor.max(1.0)
-            );
-        }
-    }
-}
-
-/// What callgrind wrote down about a row.
-fn counted(home: &Path, group: &str, name: &str) -> Option<f64> {
-    let place = format!("instructions/harness/{group}/{name}.call/callgrind.{name}.call.out");
-    let path = home.join(env!("CARGO_PKG_NAME")).join(place);
-    let text = fs::read_to_string(path).ok()?;
-    let totals = text
-        .lines()
-        .find_map(|line| line.strip_prefix("summary: "))?;
-    totals.split_whitespace().next()?.parse().ok()
 }
