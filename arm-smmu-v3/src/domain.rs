@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU16, Ordering, fence};
 use iommu_core::entry::Target;
 use iommu_core::pgtable::{Format, PageTable, Stage1, Stage2, Undisturbed, Unmapped, Walker};
 use iommu_core::{
-    AddrRange, DmaBlock, DmaMemory, Error, ErrorKind, Geometry, Iova, MapError, PagingConfig,
-    PagingOps, PhysAddr, Platform, Prot, Result, Stage,
+    AddrRange, DmaBlock, DmaMemory, Error, ErrorKind, Flush, Geometry, Iova, MapError,
+    PagingConfig, PagingOps, PhysAddr, Platform, Prot, Result, Stage,
 };
 use lock_api::Mutex;
 
@@ -267,6 +267,17 @@ impl<P: Platform> PagingDomain<P> {
         with_table!(self, table => self.change_in(table, |walker| walker.unmap(iova, len)))
     }
 
+    #[inline(never)]
+    fn unmap_range_lazily(&self, iova: Iova, len: u64) -> Result<Flush> {
+        with_table!(self, table => {
+            let unmapped = self.enter(table).unmap(iova, len)?;
+            match unmapped.has_tables() {
+                true => self.finish(table, unmapped).map(|()| Flush::NotNeeded),
+                false => Ok(Flush::Needed),
+            }
+        })
+    }
+
     /// Changes mappings, has hardware forget what was there, and gives tables back.
     fn change_in<F: Format>(
         &self,
@@ -274,6 +285,10 @@ impl<P: Platform> PagingDomain<P> {
         change: impl FnOnce(&Walker<'_, P::Memory, F>) -> Result<Unmapped>,
     ) -> Result {
         let changed = change(&self.enter(table))?;
+        self.finish(table, changed)
+    }
+
+    fn finish<F: Format>(&self, table: &PageTable<P::Memory, F>, changed: Unmapped) -> Result {
         // Nobody waits inside. Where this fails, the tables stay.
         self.end_translations(self.scope.of(&changed), changed.range())?;
         if changed.has_tables() {
@@ -359,6 +374,18 @@ impl<P: Platform> PagingOps for PagingDomain<P> {
             true => self.invalidate_page(iova),
             false => self.unmap_range(iova, len),
         }
+    }
+
+    fn unmap_lazily(&self, iova: Iova, len: u64) -> Result<Flush> {
+        let page = with_table!(self, table => self.enter(table).unmap_page(iova, len));
+        match page {
+            true => Ok(Flush::Needed),
+            false => self.unmap_range_lazily(iova, len),
+        }
+    }
+
+    fn flush(&self) -> Result {
+        self.end_translations([self.scope.by_tag], AddrRange::EVERYTHING)
     }
 
     fn translate(&self, iova: Iova) -> Option<PhysAddr> {

@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 
 use iommu_core::pgtable::{FirstStage, Format, PageTable, SecondStage, Unmapped, Walker};
 use iommu_core::{
-    AddrRange, Error, ErrorKind, Geometry, Iova, MapError, PagingConfig, PagingOps, PhysAddr,
-    Platform, Prot, Result, Slot, Stage, entry,
+    AddrRange, Error, ErrorKind, Flush, Geometry, Iova, MapError, PagingConfig, PagingOps,
+    PhysAddr, Platform, Prot, Result, Slot, Stage, entry,
 };
 use lock_api::Mutex;
 
@@ -201,6 +201,10 @@ impl<P: Platform> PagingDomain<P> {
         change: impl FnOnce(&Walker<'_, P::Memory, F>) -> Result<Unmapped>,
     ) -> Result {
         let changed = change(&self.enter(table))?;
+        self.finish(table, changed)
+    }
+
+    fn finish<F: Format>(&self, table: &PageTable<P::Memory, F>, changed: Unmapped) -> Result {
         let range = changed.range();
         // Nobody waits inside. Where this fails, the tables stay.
         self.invalidate(Iova(range.start()), range.len_minus_one() + 1)?;
@@ -282,6 +286,20 @@ impl<P: Platform> PagingOps for PagingDomain<P> {
 
     fn unmap(&self, iova: Iova, len: u64) -> Result {
         with_table!(self, table => self.change_in(table, |walker| walker.unmap(iova, len)))
+    }
+
+    fn unmap_lazily(&self, iova: Iova, len: u64) -> Result<Flush> {
+        with_table!(self, table => {
+            let unmapped = self.enter(table).unmap(iova, len)?;
+            match unmapped.has_tables() {
+                true => self.finish(table, unmapped).map(|()| Flush::NotNeeded),
+                false => Ok(Flush::Needed),
+            }
+        })
+    }
+
+    fn flush(&self) -> Result {
+        self.inner.queue.run(&self.inner.unit, [self.everything()])
     }
 
     fn translate(&self, iova: Iova) -> Option<PhysAddr> {

@@ -13,6 +13,7 @@ use crate::addr::{AddrRange, Iova, PhysAddr};
 use crate::direct::DirectMappings;
 use crate::error::{Culprit, Error, ErrorKind, Result};
 use crate::fault::FaultHandler;
+use crate::flush::{Flush, Flushes, Invalidation, Unflushed};
 use crate::geometry::{Geometry, check_range, invalid};
 use crate::paging::PagingOps;
 use crate::pgtable::Undisturbed;
@@ -55,6 +56,8 @@ pub struct Domain {
     /// Found out by the first call.
     direct_calls: AtomicBool,
     faults: Option<Arc<dyn FaultHandler>>,
+    lazy: AtomicBool,
+    flushes: Flushes,
     pub(crate) direct: DirectMappings,
     pub(crate) leaked: AtomicUsize,
 }
@@ -70,6 +73,8 @@ impl Domain {
             paging,
             direct_calls: AtomicBool::new(false),
             faults: None,
+            lazy: AtomicBool::new(false),
+            flushes: Flushes::new(),
             direct: DirectMappings::new(),
             leaked: AtomicUsize::new(0),
         })
@@ -262,6 +267,69 @@ impl Domain {
         let ops = self.check_change(iova, len)?;
         self.look(ops);
         ops.unmap(iova, len)
+    }
+
+    /// Unmaps `len` bytes from `iova`, and leaves it to [`flush`](Self::flush) to have hardware
+    /// forget what was there. Until that was called after this returned, and returned `Ok` itself,
+    /// devices may go on reaching it: it is as good as mapped.
+    ///
+    /// Where page tables go with it, there is nothing left to be flushed: this waits as
+    /// [`unmap`](Self::unmap) does.
+    ///
+    /// Context: any.
+    ///
+    /// # Errors
+    ///
+    /// As [`unmap`](Self::unmap).
+    pub fn unmap_lazily(&self, iova: Iova, len: u64) -> Result<Unflushed> {
+        let ops = match self.direct_ops() {
+            Some(ops) => ops,
+            None => self.check_change(iova, len)?,
+        };
+        Ok(match ops.unmap_lazily(iova, len)? {
+            Flush::Needed => self.flushes.unflushed(),
+            Flush::NotNeeded => Unflushed::NOTHING,
+        })
+    }
+
+    /// Has hardware forget everything that was [unmapped lazily](Self::unmap_lazily) before this is
+    /// called. When this returns `Ok`, no device reaches anything through it.
+    ///
+    /// Context: any; waits for the hardware, without a lock that mappings need.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::IommuTimedOut`] or [`ErrorKind::DeviceTimedOut`] where the hardware did not
+    /// confirm; [`ErrorKind::Unsupported`] where it is not a paging domain.
+    pub fn flush(&self) -> Result {
+        let ops = self.ops()?;
+        self.flushes.run(|| ops.flush())
+    }
+
+    /// Whether the domain was flushed after this was unmapped: then no device reaches it.
+    #[must_use]
+    #[inline]
+    pub fn is_flushed(&self, unflushed: Unflushed) -> bool {
+        self.flushes.is_flushed(unflushed)
+    }
+
+    /// When [`dma`](crate::dma) has hardware forget what was unmapped:
+    /// [strictly](Invalidation::Strict), unless somebody said otherwise.
+    #[must_use]
+    #[inline]
+    pub fn invalidation(&self) -> Invalidation {
+        match self.lazy.load(Ordering::Relaxed) {
+            true => Invalidation::Lazy,
+            false => Invalidation::Strict,
+        }
+    }
+
+    /// Says when [`dma`](crate::dma) is to have hardware forget what is unmapped from now on.
+    ///
+    /// Context: any, interrupt-safe.
+    pub fn set_invalidation(&self, invalidation: Invalidation) {
+        let lazy = invalidation == Invalidation::Lazy;
+        self.lazy.store(lazy, Ordering::Relaxed);
     }
 
     /// Changes what devices may do with `len` bytes from `iova`, all of it mapped. When this returns

@@ -7,6 +7,7 @@ use static_assertions::assert_obj_safe;
 use crate::addr::{Iova, PhysAddr};
 use crate::domain::Prot;
 use crate::error::{Error, ErrorKind, Result};
+use crate::flush::Flush;
 use crate::geometry::Geometry;
 use crate::pgtable::Undisturbed;
 
@@ -90,6 +91,28 @@ pub trait PagingOps: Any + Send + Sync {
     /// [`ErrorKind::IommuTimedOut`] or [`ErrorKind::DeviceTimedOut`] where the tables were changed
     /// but the hardware did not confirm: devices may go on using the old translation.
     fn unmap(&self, iova: Iova, len: u64) -> Result;
+
+    /// Unmaps without having hardware forget what was there, where that is left to
+    /// [`flush`](Self::flush). The provided method leaves nothing: it is [`unmap`](Self::unmap).
+    ///
+    /// # Errors
+    ///
+    /// As [`unmap`](Self::unmap).
+    fn unmap_lazily(&self, iova: Iova, len: u64) -> Result<Flush> {
+        self.unmap(iova, len).map(|()| Flush::NotNeeded)
+    }
+
+    /// Has hardware forget everything that was unmapped before this is called. When this returns
+    /// `Ok`, no device reaches memory through it any more. The provided method has nothing to do, as
+    /// where [`unmap_lazily`](Self::unmap_lazily) is the provided one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::IommuTimedOut`] or [`ErrorKind::DeviceTimedOut`] where the hardware did not
+    /// confirm.
+    fn flush(&self) -> Result {
+        Ok(())
+    }
 
     /// Where an access to `iova` goes, by the tables in memory.
     fn translate(&self, iova: Iova) -> Option<PhysAddr>;

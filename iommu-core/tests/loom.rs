@@ -1,4 +1,4 @@
-//! Threads in one page table, in every order that the memory model allows. To run it:
+//! Threads in one page table, or flushing one domain, in every order that the memory model allows. To run it:
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg loom" cargo test --release -p iommu-core --test loom
@@ -9,7 +9,10 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
 use iommu_core::pgtable::{Format, PageTable};
-use iommu_core::{DmaMemory, ErrorKind, Iova, PhysAddr, Prot};
+use iommu_core::{
+    AddrRange, DmaMemory, Domain, ErrorKind, Flush, Geometry, Iova, MapError, PagingOps, PhysAddr,
+    Prot,
+};
 use loom::sync::atomic::AtomicU64;
 use loom::sync::atomic::Ordering::Relaxed;
 
@@ -217,4 +220,58 @@ fn what_is_mapped_where_somebody_unmaps_waits_for_the_reclaim() {
         },
         |_, _| {},
     );
+}
+
+/// Whether a page is mapped, and whether a translation of it is cached.
+#[derive(Default)]
+struct Hardware {
+    mapped: AtomicU64,
+    cached: AtomicU64,
+}
+
+/// Unmapping is left to a flush, and a device looks again right after that.
+struct Lazy(Arc<Hardware>);
+
+impl PagingOps for Lazy {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            aperture: AddrRange::new(0, PAGE).unwrap(),
+            physical: AddrRange::EVERYTHING,
+            page_sizes: PAGE,
+        }
+    }
+    fn map(&self, _: Iova, _: PhysAddr, _: u64, _: Prot) -> Result<(), MapError> {
+        unreachable!("it is mapped from the start")
+    }
+    fn unmap(&self, _: Iova, _: u64) -> iommu_core::Result {
+        unreachable!("it is unmapped lazily")
+    }
+    fn translate(&self, _: Iova) -> Option<PhysAddr> {
+        None
+    }
+    fn unmap_lazily(&self, _: Iova, _: u64) -> iommu_core::Result<Flush> {
+        self.0.mapped.store(0, Relaxed);
+        Ok(Flush::Needed)
+    }
+    fn flush(&self) -> iommu_core::Result {
+        self.0.cached.store(self.0.mapped.load(Relaxed), Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_flushed_is_cached_no_more() {
+    loom::model(|| {
+        let hardware = Arc::new(Hardware::default());
+        hardware.mapped.store(1, Relaxed);
+        hardware.cached.store(1, Relaxed);
+        let domain = Domain::paging(Lazy(hardware.clone()));
+        let other = domain.clone();
+        let thread = loom::thread::spawn(move || other.flush().unwrap());
+        let unflushed = domain.unmap_lazily(Iova(0), PAGE).unwrap();
+        if domain.is_flushed(unflushed) {
+            assert_eq!(hardware.cached.load(Relaxed), 0);
+        }
+        thread.join().unwrap();
+    });
 }

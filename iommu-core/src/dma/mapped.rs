@@ -10,21 +10,23 @@ use super::buffer::{self, DmaBuffer, Failed, Piece};
 use super::direction::{Bidirectional, DeviceReads, DeviceWrites, Direction};
 use super::iova::IovaRange;
 use super::platform::DmaPlatform;
+use super::retired::Retired;
 use super::space::Space;
 use crate::addr::{Iova, PhysAddr};
 use crate::error::{Error, ErrorKind, Result};
+use crate::flush::Unflushed;
 use crate::memory::DmaBlock;
 use crate::platform::DmaMemory;
 use crate::sync::AtomicU64;
 
 /// A buffer that a device reaches at [`iova`](Self::iova), and nobody else until
-/// [`sync_for_cpu`](Self::sync_for_cpu) or [`unmap`](Self::unmap).
+/// [`sync_for_cpu`](Self::sync_for_cpu), [`unmap`](Self::unmap) or [`retire`](Self::retire).
 ///
 /// Dropping it unmaps it and drops the buffer; forgetting it leaves the buffer lent for good, which
 /// is harmless.
 #[must_use = "dropping the handle takes the buffer from the device"]
 pub struct Mapped<B: DmaBuffer, D: Direction, P: DmaPlatform> {
-    space: Arc<Space<P>>,
+    pub(super) space: Arc<Space<P>>,
     /// Taken by the end of the mapping, which is the end of the handle too.
     parts: Option<Parts<B, P>>,
     iova: Iova,
@@ -129,28 +131,69 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
         reason = "the parts are there for as long as the handle"
     )]
     pub fn unmap(mut self) -> core::result::Result<B, Failed<B>> {
-        self.end().expect("the parts leave with the handle")
+        self.end(Space::unmap)
+            .expect("the parts leave with the handle")
     }
 
+    /// Unmaps, and has the hardware forget it when the domain's policy says: now, or later with
+    /// others ([`Domain::set_invalidation`](crate::Domain::set_invalidation)). The handle that this
+    /// returns gives the buffer back once the hardware has.
+    ///
+    /// Context: any; waits for the hardware where the policy is strict, or page tables go too.
+    ///
+    /// # Errors
+    ///
+    /// As [`unmap`](Self::unmap).
+    pub fn retire(mut self) -> core::result::Result<Retired<B, D, P>, Failed<B>> {
+        let range = self
+            .parts
+            .as_ref()
+            .and_then(|parts| parts.loan.range.as_ref());
+        let retired = match range {
+            Some(range) => self.space.retire(range, self.lent() as u64),
+            None => Ok(Unflushed::NOTHING),
+        };
+        match retired {
+            Ok(unflushed) => Ok(Retired::new(self, unflushed)),
+            Err(error) => Err(self.lose(error)),
+        }
+    }
+
+    /// Ends the mapping: `unmap` takes so many bytes of its range from the device.
     #[inline]
-    fn end(&mut self) -> Option<core::result::Result<B, Failed<B>>> {
-        let mut parts = self.parts.take()?;
-        let bounced = parts.loan.bounce.as_ref();
-        let lent = bounced.map_or(self.len, DmaBlock::size);
-        let unmapped = match parts.loan.range.take() {
-            Some(range) => self.space.unmap(range, lent as u64),
+    pub(super) fn end(
+        &mut self,
+        unmap: impl FnOnce(&Space<P>, IovaRange, u64) -> Result,
+    ) -> Option<core::result::Result<B, Failed<B>>> {
+        let lent = self.lent() as u64;
+        let unmapped = match self.parts.as_mut()?.loan.range.take() {
+            Some(range) => unmap(&self.space, range, lent),
             None => Ok(()),
         };
-        Some(match unmapped {
-            Ok(()) => Ok(self.reclaim(parts)),
-            Err(error) => Err(self.lose(parts, lent, error)),
-        })
+        match unmapped {
+            Ok(()) => self.parts.take().map(|parts| Ok(self.reclaim(parts))),
+            Err(error) => Some(Err(self.lose(error))),
+        }
     }
 
-    /// Never gives back the `lent` bytes that the device may go on reaching.
+    /// How many bytes the device reaches.
+    #[inline]
+    fn lent(&self) -> usize {
+        let bounce = self
+            .parts
+            .as_ref()
+            .and_then(|parts| parts.loan.bounce.as_ref());
+        bounce.map_or(self.len, DmaBlock::size)
+    }
+
+    /// Never gives back what the device may go on reaching.
     #[cold]
-    fn lose(&self, parts: Parts<B, P>, lent: usize, error: Error) -> Failed<B> {
-        let Parts { buffer, loan } = parts;
+    fn lose(&mut self, error: Error) -> Failed<B> {
+        let lent = self.lent();
+        let Some(Parts { buffer, loan }) = self.parts.take() else {
+            let buffer = None;
+            return Failed { error, buffer };
+        };
         let mut buffer = Some(buffer);
         match loan.bounce {
             Some(bounce) => self.space.leak(bounce, lent, &error),
@@ -223,7 +266,7 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
 
 impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Drop for Mapped<B, D, P> {
     fn drop(&mut self) {
-        drop(self.end());
+        drop(self.end(Space::unmap));
     }
 }
 

@@ -86,10 +86,34 @@
 //! # }
 //! ```
 //!
+//! # Strict and lazy
+//!
+//! [`Mapped::unmap`] invalidates, waits, and gives the buffer back. A driver that can do without the
+//! buffer for a while [retires](Mapped::retire) it instead, and [reclaims](Retired::reclaim) it
+//! later. Whether that is cheaper is the domain's policy
+//! ([`Domain::set_invalidation`](crate::Domain::set_invalidation)): a
+//! [lazy](crate::Invalidation::Lazy) one leaves the invalidation to the first who reclaims, for
+//! everything that was retired until then. A device may reach what was retired for longer, but never
+//! what was given back:
+//!
+//! ```
+//! # use iommu_core::dma::{DmaBuffer, DmaPlatform, FromDevice, Mapped, Retired};
+//! # use iommu_core::Result;
+//! # fn example<B: DmaBuffer, P: DmaPlatform>(
+//! #     slots: &mut [Option<Retired<B, FromDevice, P>>], slot: usize, done: Mapped<B, FromDevice, P>,
+//! # ) -> Result {
+//! let oldest = slots[slot].replace(done.retire()?); // nobody waits
+//! if let Some(oldest) = oldest {
+//!     let buffer = oldest.reclaim()?; // about one in slots.len() waits
+//! #     drop(buffer);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Invalidation that is not confirmed
 //!
-//! Unmapping invalidates and waits (strictly: there is no time in which a device reaches a buffer
-//! that was given back). Where the hardware does not confirm within its bound, what the device may
+//! Where the hardware does not confirm an invalidation within its bound, what the device may
 //! go on reaching is never given back, its IOVAs are never handed out again, and
 //! [`Domain::leaked_bytes`](crate::Domain::leaked_bytes) counts it.
 //!
@@ -113,6 +137,7 @@ mod handle;
 pub mod iova;
 mod mapped;
 mod platform;
+mod retired;
 mod space;
 
 pub use buffer::{DmaBuffer, Failed, Piece};
@@ -121,4 +146,5 @@ pub use direction::{Bidirectional, DeviceReads, DeviceWrites, Direction, FromDev
 pub use handle::Dma;
 pub use mapped::{CpuView, Mapped};
 pub use platform::DmaPlatform;
+pub use retired::Retired;
 pub(crate) use space::AnySpace;

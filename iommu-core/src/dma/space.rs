@@ -10,6 +10,7 @@ use super::platform::DmaPlatform;
 use crate::addr::{AddrRange, Iova, PhysAddr};
 use crate::domain::{Domain, DomainKind, DomainRef, Prot};
 use crate::error::{Error, ErrorKind, Result};
+use crate::flush::{Invalidation, Unflushed};
 use crate::group::State;
 use crate::reserved::ReservedRegion;
 
@@ -223,12 +224,42 @@ impl<P: DmaPlatform> Space<P> {
 
     /// Unmaps the first `len` bytes of a range and frees it. Where that fails, devices may go on
     /// using both: the range is nobody's any more.
+    #[inline]
     pub(super) fn unmap(&self, range: IovaRange, len: u64) -> Result {
         self.domain.unmap(range.iova(), len)?;
+        self.free(range);
+        Ok(())
+    }
+
+    /// Unmaps the first `len` bytes of a range, as the domain's policy says. The range is freed by
+    /// [`reclaim`](Self::reclaim). Where this fails, devices may go on using it.
+    #[inline]
+    pub(super) fn retire(&self, range: &IovaRange, len: u64) -> Result<Unflushed> {
+        match self.domain.invalidation() {
+            Invalidation::Lazy => self.domain.unmap_lazily(range.iova(), len),
+            Invalidation::Strict => {
+                self.domain.unmap(range.iova(), len)?;
+                Ok(Unflushed::NOTHING)
+            }
+        }
+    }
+
+    /// Frees a range that was retired, once the domain is flushed. Where that fails, devices may go
+    /// on using it: it is nobody's any more.
+    #[inline]
+    pub(super) fn reclaim(&self, range: IovaRange, unflushed: Unflushed) -> Result {
+        if !self.domain.is_flushed(unflushed) {
+            self.domain.flush()?;
+        }
+        self.free(range);
+        Ok(())
+    }
+
+    #[inline]
+    fn free(&self, range: IovaRange) {
         if let Some(iovas) = &self.iovas {
             iovas.free(self.platform.current_cpu(), range);
         }
-        Ok(())
     }
 
     /// Never gives back `value`, `bytes` of memory that devices may go on using.

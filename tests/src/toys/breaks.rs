@@ -103,6 +103,8 @@ breaks! {
     UnmapSilent => "3.10 unmap: in force at once, also where it was cached",
     /// Unmapping does not wait for its invalidation.
     UnmapHurries => "3.10 unmap: in force at once, also where it was cached",
+    /// Unmapping is left to a flush that does nothing.
+    FlushEmpty => "3.10 flush: what was unmapped lazily is gone, the rest stays",
     /// Unmapping takes the next page too.
     UnmapTooMuch => "2 map: neighbours are left alone",
     /// Everything is mapped for writing.

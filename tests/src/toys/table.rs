@@ -5,8 +5,8 @@ use std::result::Result as Outcome;
 use std::sync::Arc;
 
 use iommu_core::{
-    AddrRange, DmaBlock, Error, ErrorKind, Geometry, Iova, MapError, PagingOps, PhysAddr, Platform,
-    Prot, RegisterBank, Result,
+    AddrRange, DmaBlock, Error, ErrorKind, Flush, Geometry, Iova, MapError, PagingOps, PhysAddr,
+    Platform, Prot, RegisterBank, Result,
 };
 use mock_hw::toy::{self, FORGET_PAGE, FORGET_TABLE, PAGES};
 
@@ -92,6 +92,14 @@ impl<P: Platform> PagingOps for Table<P> {
             Some(Break::UnmapWaitIgnored) => self.forget(iova, len).or(Ok(())),
             _ => self.forget(iova, len),
         }
+    }
+
+    fn unmap_lazily(&self, iova: Iova, len: u64) -> Result<Flush> {
+        if self.toy.is(Break::FlushEmpty) {
+            pages(iova, len).for_each(|page| self.words.store(page, 0));
+            return Ok(Flush::Needed);
+        }
+        self.unmap(iova, len).map(|()| Flush::NotNeeded)
     }
 
     fn translate(&self, iova: Iova) -> Option<PhysAddr> {

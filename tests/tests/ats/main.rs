@@ -9,10 +9,10 @@ mod silent;
 use std::sync::{Arc, Mutex, Weak};
 
 use arm_smmu_v3::ShutdownPolicy;
-use iommu_core::{DomainRef, NoControl, Rest, Stage, StreamId};
+use iommu_core::{DomainRef, Iova, NoControl, Rest, Stage, StreamId};
 use mock_hw::smmuv3::{AtsEvent, Order, SmmuModel, StreamConfig};
 
-use rig::{Rig, STREAMS, Space, first_stream, read};
+use rig::{AT, Rig, STREAMS, Space, first_stream, read};
 
 const ATC_INV: u64 = 0x40;
 
@@ -116,6 +116,27 @@ fn what_is_unmapped_is_gone_at_the_devices_with_one_wait() {
             rig.all_see(Some(9));
             rig.is_clean();
         }
+    }
+}
+
+#[test]
+fn a_flush_reaches_the_devices_with_one_wait() {
+    for stage in [Stage::First, Stage::Second] {
+        let rig = Rig::new(Order::Adverse, 0, 2);
+        let mut space = rig.space(stage, 7);
+        rig.attach(&space.domain);
+        rig.all_see(Some(7));
+        rig.machine.model().clear_waits();
+        // The memory is nobody else's until the end.
+        std::mem::forget(space.block.take());
+        let unflushed = space.domain.unmap_lazily(Iova(AT), 4096).unwrap();
+        assert_eq!(rig.machine.model().waits(), 0);
+        assert!(!space.domain.is_flushed(unflushed));
+        rig.all_see(Some(7));
+        space.domain.flush().unwrap();
+        assert_eq!(rig.machine.model().waits(), 1);
+        rig.all_see(None);
+        rig.is_clean();
     }
 }
 

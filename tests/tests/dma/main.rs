@@ -8,5 +8,6 @@ mod caches;
 mod doorbells;
 mod failures;
 mod lent;
+mod retired;
 mod setup;
 mod windows;

@@ -23,6 +23,7 @@ pub(crate) struct Setup {
     pub(crate) iommu: Iommu,
     pub(crate) hardware: DmaDevice,
     freeze: Box<dyn Fn(bool)>,
+    waits: Box<dyn Fn() -> usize>,
 }
 
 fn config(default_domain: DefaultDomain) -> IommuConfig {
@@ -37,12 +38,14 @@ impl Setup {
         let machine = ModelMachine::new(ModelConfig::default(), 0);
         let smmu = ArmSmmuV3::probe(machine.platform(), arm_smmu_v3::Config::default()).unwrap();
         let model = machine.model().clone();
+        let counted = model.clone();
         Self {
             name: "SMMUv3",
             memory: machine.memory(),
             iommu: Iommu::with_config(smmu, config(default_domain)).unwrap(),
             hardware: DmaDevice::new(&model, 0x10),
             freeze: Box::new(move |frozen| model.freeze_commands(frozen)),
+            waits: Box::new(move || counted.waits()),
         }
     }
 
@@ -50,12 +53,14 @@ impl Setup {
         let machine = VtdModelMachine::new(VtdConfig::legacy(), 0);
         let vtd = IntelVtd::probe(machine.platform(), intel_vtd_stub::Config::default()).unwrap();
         let model = machine.model().clone();
+        let counted = model.clone();
         Self {
             name: "VT-d",
             memory: machine.memory(),
             iommu: Iommu::with_config(vtd, config(default_domain)).unwrap(),
             hardware: DmaDevice::new(&model, 0x10),
             freeze: Box::new(move |frozen| model.freeze_queue(frozen)),
+            waits: Box::new(move || counted.waits()),
         }
     }
 
@@ -102,6 +107,11 @@ impl Setup {
     /// The IOMMU stops answering, or answers again.
     pub(crate) fn freeze(&self, frozen: bool) {
         (self.freeze)(frozen);
+    }
+
+    /// How often the hardware was waited for.
+    pub(crate) fn waits(&self) -> usize {
+        (self.waits)()
     }
 
     /// Whatever was lent is back, and nobody touched what is not theirs.

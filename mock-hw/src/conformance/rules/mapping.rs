@@ -17,6 +17,10 @@ pub(super) const RULES: &[Rule] = &[
         gone,
     ),
     rule("3.10 unmap: a page in place of another", remapped),
+    rule(
+        "3.10 flush: what was unmapped lazily is gone, the rest stays",
+        flushed,
+    ),
     rule("2 map: neighbours are left alone", neighbours),
     rule("2 map: what is not writable is not written", read_only),
     rule("2 map: the tables say where devices get", translate),
@@ -93,6 +97,43 @@ fn gone(bench: &Bench<'_>) -> Verdict {
         for device in 0..2 {
             lab.refused("after it was unmapped", Aim::new(device, at))?;
         }
+        must("a release", device.release())?;
+        must("a release", other.release())?;
+        Ok(())
+    })
+}
+
+fn flushed(bench: &Bench<'_>) -> Verdict {
+    bench.with(&Setup::plain(2), |lab| {
+        let (core, device, domain) = on_a_domain(lab)?;
+        let other = lab.add(&core, 1)?;
+        must("an attach", other.attach(&domain))?;
+        let size = page_size(&domain)?;
+        let stays = lab.map(&domain, lab.iova(&domain, 0)?, "stays")?;
+        for n in 1..3 {
+            let at = lab.iova(&domain, n)?;
+            let phys = lab.page(&domain, "goes")?;
+            // SAFETY: the page is kept until the end.
+            must("a mapping", unsafe { domain.map(at, phys, size, RW) })?;
+            for device in 0..2 {
+                lab.reaches("while it is mapped", Aim::new(device, at), "goes")?;
+            }
+            let unflushed = must("unmapping lazily", domain.unmap_lazily(at, size))?;
+            ensure!(
+                domain.translate(at).is_none(),
+                "the tables still lead from {at} to somewhere"
+            );
+            must("a flush", domain.flush())?;
+            ensure!(
+                domain.is_flushed(unflushed),
+                "the domain was flushed and is not"
+            );
+            for device in 0..2 {
+                lab.refused("after the flush", Aim::new(device, at))?;
+                lab.reaches("after the flush", Aim::new(device, stays.iova()), "stays")?;
+            }
+        }
+        drop(stays);
         must("a release", device.release())?;
         must("a release", other.release())?;
         Ok(())
