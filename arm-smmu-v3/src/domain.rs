@@ -364,7 +364,8 @@ impl<P: Platform> PagingOps for PagingDomain<P> {
 
     #[inline(always)]
     fn map_page(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> bool {
-        with_table!(self, table => self.enter(table).map_page(iova, phys, len, prot))
+        len == PAGE_SIZE
+            && with_table!(self, table => self.enter(table).map_page(iova, phys, len, prot))
     }
 
     fn unmap(&self, iova: Iova, len: u64) -> Result {

@@ -32,9 +32,8 @@ const RW: Prot = Prot::READ.union(Prot::WRITE);
 /// Where rows map.
 const AT: u64 = 0x12_4000_0000;
 
-/// Some rows take more than they should: 480 for `map_2m_64`, whose leaves are stored by
-/// compare-exchange, 2,300 for `unmap_4k_512`, across two tables, and 90 besides the queue for
-/// `unmap_4k`, inside of which the queue takes 18 more than alone.
+/// One row takes more than it should, 90 besides the queue: `unmap_4k`, inside of which the queue
+/// takes 18 more than alone.
 ///
 /// Every row: its name, the most instructions on x86-64 that it may take besides its frame and,
 /// where it waits, the queue's share; whether it waits; and its case.
@@ -47,9 +46,9 @@ macro_rules! rows {
             unmap_4k, 125, true, Case::beside(48, Call::Unmap(AT, K4));
             map_4k_512_into_a_table, 2_700, false, Case::beside(48, Call::Map(AT, M2));
             map_4k_512_into_a_new_table, 1_700, false, Case::new(48, Call::Map(AT, M2));
-            unmap_4k_512, 2_700, true, Case::beside(48, Call::Unmap(AT + M2 / 2, M2));
+            unmap_4k_512, 2_300, true, Case::beside(48, Call::Unmap(AT + M2 / 2, M2));
             unmap_4k_512_and_its_table, 2_300, true, Case::new(48, Call::Unmap(AT, M2));
-            map_2m_64, 580, false, Case::beside(48, Call::Map(AT + (1 << 30), M2 * 64));
+            map_2m_64, 480, false, Case::beside(48, Call::Map(AT + (1 << 30), M2 * 64));
             translate, 65, false, Case::beside(48, Call::Translate(AT + 2 * M2));
             map_4k_among_1k, 80, false, Case::among(1 << 10, Call::Map(AT, K4));
             map_4k_among_1m, 80, false, Case::among(1 << 20, Call::Map(AT, K4));

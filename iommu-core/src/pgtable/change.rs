@@ -45,9 +45,10 @@ impl<M: DmaMemory, F: Format> Walker<'_, M, F> {
             _ => return Err(table.refuse(iova, len)),
         };
         let mut sizes = 0;
-        let (root, level, part) = (table.root_table(), table.root_level(), Part::of(range));
-        table.check_mapped(&root, level, part, &mut sizes)?;
-        let done = table.protect_in(&root, level, part, prot);
+        let part = Part::of(range);
+        let (above, level) = table.around(part);
+        table.check_mapped(&above, level, part, &mut sizes)?;
+        let done = table.protect_in(&above, level, part, prot);
         table.memory().write_barrier();
         done.map(|()| Unmapped {
             range,

@@ -209,10 +209,13 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     #[inline(always)]
     fn fill_above(&self, words: &[AtomicU64], mut leaf: u64, step: u64) -> usize {
         let (blocks, rest) = words.as_chunks::<BLOCK>();
+        // What one word was found to be the next is expected to be: it stays in its register.
+        let mut empty = 0;
         for (number, block) in blocks.iter().enumerate() {
             for (index, word) in block.iter().enumerate() {
-                if !self.exchange(word, 0, leaf) {
-                    return number * BLOCK + index;
+                match self.try_exchange(word, empty, leaf) {
+                    Ok(found) => empty = found,
+                    Err(_) => return number * BLOCK + index,
                 }
                 leaf = leaf.wrapping_add(step);
             }

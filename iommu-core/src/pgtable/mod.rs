@@ -112,7 +112,7 @@ pub unsafe trait Format: Send + Sync + 'static {
 
 /// log2 of the bytes that one descriptor at `level` spans.
 const fn span_shift<F: Format>(level: u8) -> u32 {
-    F::PAGE_SHIFT + F::INDEX_BITS * (LAST_LEVEL - level) as u32
+    F::PAGE_SHIFT + F::INDEX_BITS * LAST_LEVEL as u32 - F::INDEX_BITS * level as u32
 }
 
 /// The bytes that one descriptor at `level` spans.

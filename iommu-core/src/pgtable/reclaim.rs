@@ -81,8 +81,9 @@ impl<M: DmaMemory, F: Format> Walker<'_, M, F> {
             self.give_back(table, LAST_LEVEL);
         }
         if let Some(id) = id {
-            let (root, level) = (self.table.root_table(), self.table.root_level());
-            self.reclaim_in(&root, level, Part::of(range), &id);
+            let part = Part::of(range);
+            let (table, level) = self.table.around(part);
+            self.reclaim_in(&table, level, part, &id);
             self.table.ids.give(&id);
         }
         self.free_what_was_put_aside();

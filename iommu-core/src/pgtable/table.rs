@@ -248,8 +248,19 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     /// Changes a descriptor above the last level; whether it was still `from`.
     #[inline(always)]
     pub(super) fn exchange(&self, word: &AtomicU64, from: u64, to: u64) -> bool {
+        self.try_exchange(word, from, to).is_ok()
+    }
+
+    /// The same; what it was.
+    #[inline(always)]
+    pub(super) fn try_exchange(
+        &self,
+        word: &AtomicU64,
+        from: u64,
+        to: u64,
+    ) -> core::result::Result<u64, u64> {
         word.compare_exchange(from.to_le(), to.to_le(), Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
+            .map(u64::from_le)
     }
 
     /// Lets hardware see `count` descriptors of a table, where it does not by itself.

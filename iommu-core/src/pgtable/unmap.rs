@@ -129,10 +129,11 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     #[inline(never)]
     fn unmap_range(&self, range: AddrRange) -> Result<Unmapped> {
         let mut sizes = 0;
-        let (root, level, part) = (self.root_table(), self.root_level(), Part::of(range));
-        self.check_mapped(&root, level, part, &mut sizes)?;
+        let part = Part::of(range);
+        let (table, level) = self.around(part);
+        self.check_mapped(&table, level, part, &mut sizes)?;
         let mut id = None;
-        self.clear(&root, level, part, &mut id);
+        self.clear(&table, level, part, &mut id);
         self.memory().write_barrier();
         Ok(Unmapped {
             range,
@@ -142,8 +143,24 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         })
     }
 
+    /// A table that has all of `part`, and its level: above it there is nothing to be looked at.
+    #[inline]
+    pub(super) fn around(&self, part: Part) -> (Table<'_>, u8) {
+        let (mut table, mut level) = (self.root_table(), self.root_level());
+        // In one descriptor's span, and not all of it. Of a page it is at least all.
+        while part.first ^ part.last < span::<F>(level) - 1 {
+            let word = load(&table.words[table.index::<F>(part.first, level)]);
+            if !F::is_table(word) {
+                break;
+            }
+            (table, level) = (self.table(word), level + 1);
+        }
+        (table, level)
+    }
+
     /// Makes sure that all of `part` is mapped, by leaves that are in it as a whole, and adds their
     /// sizes.
+    #[inline(always)]
     pub(super) fn check_mapped(
         &self,
         table: &Table<'_>,
@@ -151,10 +168,17 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         part: Part,
         sizes: &mut u64,
     ) -> Result {
-        if level == LAST_LEVEL {
-            *sizes |= span::<F>(LAST_LEVEL);
-            return self.check_pages(table, part);
+        match level {
+            LAST_LEVEL => {
+                *sizes |= span::<F>(LAST_LEVEL);
+                self.check_pages(table, part)
+            }
+            _ => self.check_above(table, level, part, sizes),
         }
+    }
+
+    #[inline(never)]
+    fn check_above(&self, table: &Table<'_>, level: u8, part: Part, sizes: &mut u64) -> Result {
         for (slot, whole) in part.slots::<F>(level) {
             let word = load(&table.words[table.index::<F>(slot.first, level)]);
             if F::is_table(word) {
@@ -170,6 +194,7 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         Ok(())
     }
 
+    #[inline(never)]
     fn check_pages(&self, table: &Table<'_>, part: Part) -> Result {
         let first = table.index::<F>(part.first, LAST_LEVEL);
         let last = table.index::<F>(part.last, LAST_LEVEL);
@@ -198,17 +223,28 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
 
     /// Takes `part` out: leaves are cleared, and tables that it spans as a whole are retired, as far
     /// as there is a number for them.
+    #[inline(always)]
     fn clear(&self, table: &Table<'_>, level: u8, part: Part, id: &mut Option<Id>) {
-        let first = table.index::<F>(part.first, level);
-        if level == LAST_LEVEL {
-            let last = table.index::<F>(part.last, level);
-            let words = &table.words[first..=last];
-            let (blocks, rest) = words.as_chunks::<BLOCK>();
-            blocks.iter().for_each(|block| self.clear_all(block));
-            self.clear_all(rest);
-            self.clean(table, first, words.len());
-            return;
+        match level {
+            LAST_LEVEL => self.clear_pages(table, part),
+            _ => self.clear_above(table, level, part, id),
         }
+    }
+
+    #[inline(never)]
+    fn clear_pages(&self, table: &Table<'_>, part: Part) {
+        let first = table.index::<F>(part.first, LAST_LEVEL);
+        let last = table.index::<F>(part.last, LAST_LEVEL);
+        let words = &table.words[first..=last];
+        let (blocks, rest) = words.as_chunks::<BLOCK>();
+        blocks.iter().for_each(|block| self.clear_all(block));
+        self.clear_all(rest);
+        self.clean(table, first, words.len());
+    }
+
+    #[inline(never)]
+    fn clear_above(&self, table: &Table<'_>, level: u8, part: Part, id: &mut Option<Id>) {
+        let first = table.index::<F>(part.first, level);
         for (index, (slot, whole)) in (first..).zip(part.slots::<F>(level)) {
             let word = load(&table.words[index]);
             if !F::is_table(word) {
