@@ -6,12 +6,13 @@ use alloc::vec::Vec;
 
 use iommu_core::entry::{Plan, Target};
 use iommu_core::{
-    Attached, DeviceControl, DeviceInfo, Domain, DomainKind, DomainRef, IommuOps, Member,
-    PagingConfig, Platform, Probed, ReservedRegion, Result, Slot, StreamId,
+    Attached, DeviceControl, DeviceInfo, DomainKind, DomainRef, IommuOps, Member, PagingConfig,
+    Platform, Probed, ReservedRegion, Result, Slot, StreamId,
 };
 
 use crate::ats::{Ats, Endpoint};
 use crate::domain::{PagingDomain, foreign};
+use crate::paging::{self, paging};
 use crate::smmu::{ArmSmmuV3, Inner, unsupported};
 use crate::spec::ste::{Config, Ste, WORDS};
 use crate::write::{DeviceState, Stream};
@@ -30,8 +31,7 @@ impl<P: Platform> ArmSmmuV3<P> {
             DomainKind::Blocked if Arc::ptr_eq(domain, blocked) => Ok(abort),
             DomainKind::Identity if Arc::ptr_eq(domain, identity) => Ok(bypass),
             DomainKind::Blocked | DomainKind::Identity => Err(foreign()),
-            DomainKind::Paging => domain
-                .backend::<PagingDomain<P>>()
+            DomainKind::Paging => paging::<P>(domain)
                 .filter(|paging| paging.belongs_to(&self.inner))
                 .map(PagingDomain::ste)
                 .ok_or_else(foreign),
@@ -94,7 +94,7 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
     }
 
     fn paging_domain(&self, config: &PagingConfig) -> Result<DomainRef> {
-        PagingDomain::new(&self.inner, config).map(Domain::paging)
+        paging::new(&self.inner, config)
     }
 
     fn probe(&self, device: &DeviceInfo, control: Arc<dyn DeviceControl>) -> Result<Probed> {
@@ -195,11 +195,6 @@ impl<P: Platform> IommuOps for ArmSmmuV3<P> {
     }
 }
 
-/// The paging domain that this is, if it is one.
-fn paging<P: Platform>(domain: &DomainRef) -> Option<&PagingDomain<P>> {
-    domain.backend()
-}
-
 impl<P: Platform> ArmSmmuV3<P> {
     /// Moves all members that were prepared. Between a stage-1 and a stage-2 domain of which nobody
     /// else uses the second, translations of the first carry the VMID of the second for a moment,
@@ -231,7 +226,7 @@ fn both_stages<'a, P: Platform>(
     old: &'a DomainRef,
     new: &'a DomainRef,
 ) -> Option<(&'a PagingDomain<P>, &'a PagingDomain<P>, u16)> {
-    let (old, new): (&PagingDomain<P>, &PagingDomain<P>) = (old.backend()?, new.backend()?);
+    let (old, new) = (paging::<P>(old)?, paging::<P>(new)?);
     match (old.vmid(), new.vmid()) {
         (None, Some(vmid)) => Some((old, new, vmid)),
         (Some(vmid), None) => Some((new, old, vmid)),

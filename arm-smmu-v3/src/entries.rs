@@ -5,6 +5,7 @@ use iommu_core::pgtable::Stage1;
 
 use crate::features::Features;
 use crate::spec::cd::{self, Cd};
+use crate::spec::granule::Granule;
 use crate::spec::ste::{Config, Ste, Word0, Word1, Word2, Word3};
 
 /// How the hardware accesses tables: like a CPU where it sees the CPUs' caches, past all caches
@@ -101,12 +102,14 @@ pub(crate) struct Table {
     pub(crate) root: PhysAddr,
     pub(crate) root_level: u8,
     pub(crate) input_bits: u8,
+    pub(crate) granule: Granule,
 }
 
 /// The CD for stage 1 over `table`, tagged `asid`. Faults abort the transaction and are recorded.
 pub(crate) const fn cd(features: &Features, walk: WalkAttributes, table: Table, asid: u16) -> Cd {
     let word0 = cd::Word0::new()
         .with_t0sz(64 - table.input_bits)
+        .with_tg0(table.granule.tg0())
         .with_ir0(walk.cacheability)
         .with_or0(walk.cacheability)
         .with_sh0(walk.shareability)
@@ -140,11 +143,11 @@ pub(crate) const fn stage2(
     let word2 = Word2::new()
         .with_s2_vmid(vmid)
         .with_s2_t0sz(64 - table.input_bits)
-        // With 4 KiB granule: 2 starts at level 0, 1 at level 1.
-        .with_s2_sl0(if table.root_level == 0 { 2 } else { 1 })
+        .with_s2_sl0(table.granule.s2sl0(table.root_level))
         .with_s2_ir0(walk.cacheability)
         .with_s2_or0(walk.cacheability)
         .with_s2_sh0(walk.shareability)
+        .with_s2_tg(table.granule.tg0())
         .with_s2_ps(features.output_size)
         .with_s2_aa64(true)
         .with_s2_r(true);

@@ -85,6 +85,7 @@ fn stage2() {
         root: PhysAddr(root),
         root_level,
         input_bits,
+        granule: Granule::K4,
     };
     // V, CFG_S2_TRANS; VMID; T0SZ 20, SL0 2, IR0 1, OR0 1, SH0 3, TG 0, PS 4, AA64, S2R; S2TTB.
     ste_is(
@@ -111,6 +112,18 @@ fn stage2() {
             0x0000_8765_4321_0000,
         ],
     );
+    // T0SZ 24, SL0 1 for level 2, TG 2; the same with TG 1.
+    for (granule, field) in [(Granule::K16, 0b10), (Granule::K64, 0b01)] {
+        let table = Table {
+            granule,
+            ..table(0x9_0000_0000, 2, 40)
+        };
+        let word2 = 0x040c_3558_0000_00ab | field << 46;
+        ste_is(
+            super::stage2(&features(PLAIN), COHERENT, table, 0xab),
+            [0xd, 0, word2, 0x9_0000_0000],
+        );
+    }
 }
 
 #[test]
@@ -119,6 +132,7 @@ fn cd() {
         root: PhysAddr(root),
         root_level: 0,
         input_bits,
+        granule: Granule::K4,
     };
     // T0SZ 16, TG0 0, IRGN0 1, ORGN0 1, SH0 3, EPD1, V, IPS 4, AA64, R, A, ASET, ASID; TTB0; no
     // TTB1; MAIR: index 0 write-back allocating (0xff), index 1 Device-nGnRE (0x04), as the Arm
@@ -134,4 +148,13 @@ fn cd() {
         small.to_words(),
         [0x0001_e205_c000_2019, 0x9_0000_1000, 0, 0x04ff, 0, 0, 0, 0]
     );
+    // The same with TG0 2, and 1.
+    for (granule, field) in [(Granule::K16, 0b10), (Granule::K64, 0b01)] {
+        let table = Table {
+            granule,
+            ..table(0x9_0000_1000, 39)
+        };
+        let other = super::cd(&features(RICH), NOT_COHERENT, table, 1);
+        assert_eq!(other.to_words()[0], 0x0001_e205_c000_2019 | field << 6);
+    }
 }

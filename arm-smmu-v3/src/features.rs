@@ -2,6 +2,7 @@
 
 use iommu_core::{Culprit, Error, ErrorKind, RegisterBank, Result};
 
+use crate::spec::granule::Granule;
 use crate::spec::registers::{Aidr, Idr0, Idr1, Idr3, Idr5, offset};
 
 /// Identification registers, as read.
@@ -50,6 +51,8 @@ pub struct Features {
     pub max_asid: u16,
     /// The largest VMID.
     pub max_vmid: u16,
+    /// The granules that tables can have: the sizes of their pages, a bit for each.
+    pub granules: u64,
     /// Bits of a physical address that the driver uses: at most 48, which all its formats have.
     pub output_bits: u8,
     /// The encoding of `output_bits` for `STE.S2PS` and `CD.IPS`.
@@ -135,8 +138,13 @@ impl Features {
                 idr0.into(),
             );
         }
-        if !idr5.gran4k() {
-            return no("no 4 KiB granule", "SMMU_IDR5", idr5.into());
+        let offered = [idr5.gran4k(), idr5.gran16k(), idr5.gran64k()];
+        let granules = Granule::ALL.into_iter().zip(offered);
+        let granules = granules.fold(0, |all, (granule, offered)| {
+            all | u64::from(offered) << granule.shift()
+        });
+        if granules == 0 {
+            return no("no granule", "SMMU_IDR5", idr5.into());
         }
         // Sizes beyond 48 bits, and encodings that later versions may define, contain 48 bits.
         let output_bits = idr5.output_bits().unwrap_or(48).min(48);
@@ -149,6 +157,7 @@ impl Features {
             stage2: idr0.s2p(),
             max_asid: if idr0.asid16() { u16::MAX } else { 0xff },
             max_vmid: if idr0.vmid16() { u16::MAX } else { 0xff },
+            granules,
             output_bits,
             output_size: idr5.oas().min(5),
             el2: idr0.hyp(),
@@ -160,6 +169,14 @@ impl Features {
             range_invalidation: idr3.ril(),
             live_resizing: idr3.bbml() == 2,
             ats: idr0.ats(),
+        })
+    }
+
+    /// The granule whose pages have `size` bytes, or the smallest, where the hardware has that.
+    #[must_use]
+    pub fn granule(&self, size: Option<u64>) -> Option<Granule> {
+        Granule::ALL.into_iter().find(|granule| {
+            self.granules & granule.size() != 0 && size.is_none_or(|size| size == granule.size())
         })
     }
 }
@@ -196,6 +213,7 @@ mod tests {
                 stage2: true,
                 max_asid: 0xffff,
                 max_vmid: 0xffff,
+                granules: 1 << 12 | 1 << 14 | 1 << 16,
                 output_bits: 44,
                 output_size: 4,
                 el2: false,
@@ -245,7 +263,7 @@ mod tests {
                 20 << 21,
                 "a command queue of one entry or a reserved size",
             ),
-            (3, 1 << 4, 0, "no 4 KiB granule"),
+            (3, 0b111 << 4, 0, "no granule"),
             (4, 0xf0, 0x10, "not an SMMUv3"),
         ];
         for (register, mask, value, reason) in cases {

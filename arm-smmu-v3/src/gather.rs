@@ -7,10 +7,11 @@
 //! Where tables went, hardware is to forget those on the way too, and the level of the leaves must
 //! not be hinted at (4.4.1.1). Where none went, it may keep them.
 
-use iommu_core::pgtable::Unmapped;
+use iommu_core::pgtable::{LAST_LEVEL, Unmapped};
 use iommu_core::{AddrRange, Iova};
 
 use crate::spec::commands::Command;
+use crate::spec::granule::Granule;
 
 /// More leaves than this are invalidated by tag.
 ///
@@ -18,10 +19,6 @@ use crate::spec::commands::Command;
 /// one: each command costs the driver 6 instructions, and what hardware takes for it, and for
 /// refilling what the domain had besides, no model here can say.
 pub(crate) const MAX_COMMANDS: u64 = 64;
-
-/// The granule of all domains.
-const PAGE_SHIFT: u32 = 12;
-const INDEX_BITS: u32 = 9;
 
 /// How a domain's translations are named.
 #[derive(Clone, Copy, Debug)]
@@ -32,19 +29,30 @@ pub(crate) struct Scope {
     by_page: Command,
     /// That of everything.
     pub(crate) by_tag: Command,
+    granule: Granule,
     /// Whether the hardware takes ranges.
     ranges: bool,
 }
 
 impl Scope {
-    /// From the invalidation of address 0 and that of everything, for hardware that takes ranges
-    /// and levels or not.
-    pub(crate) const fn new(by_address: Command, by_tag: Command, ranges: bool) -> Self {
+    /// From the invalidation of address 0 and that of everything, for tables of `granule` and
+    /// hardware that takes ranges and levels or not.
+    pub(crate) const fn new(
+        by_address: Command,
+        by_tag: Command,
+        granule: Granule,
+        ranges: bool,
+    ) -> Self {
         let page = by_address.of_leaves();
         Self {
             by_address,
-            by_page: if ranges { page.over(1, 3) } else { page },
+            by_page: if ranges {
+                page.over(granule, 1, LAST_LEVEL)
+            } else {
+                page
+            },
             by_tag,
+            granule,
             ranges,
         }
     }
@@ -79,12 +87,13 @@ impl Scope {
             let level = if tables || !sizes.is_power_of_two() {
                 0
             } else {
-                level(sizes)
+                self.granule.level(sizes)
             };
-            return Tlbi::once(at_start.over(len >> PAGE_SHIFT, level));
+            let pages = len >> self.granule.shift();
+            return Tlbi::once(at_start.over(self.granule, pages, level));
         }
         let step = if any {
-            PAGE_SHIFT
+            self.granule.shift()
         } else {
             sizes.trailing_zeros()
         };
@@ -96,17 +105,6 @@ impl Scope {
             },
             _ => Tlbi::once(self.by_tag),
         }
-    }
-}
-
-/// The level of leaves of one size.
-#[inline(always)]
-fn level(size: u64) -> u8 {
-    match (size.trailing_zeros().saturating_sub(PAGE_SHIFT)) / INDEX_BITS {
-        0 => 3,
-        1 => 2,
-        2 => 1,
-        _ => 0,
     }
 }
 
@@ -155,8 +153,13 @@ mod tests {
     const M2: u64 = 1 << 21;
     const G1: u64 = 1 << 30;
 
+    fn scope_of(granule: Granule, ranges: bool) -> Scope {
+        let by_address = Command::tlbi_va(7, Iova(0));
+        Scope::new(by_address, Command::tlbi_asid(7), granule, ranges)
+    }
+
     fn scope(ranges: bool) -> Scope {
-        Scope::new(Command::tlbi_va(7, Iova(0)), Command::tlbi_asid(7), ranges)
+        scope_of(Granule::K4, ranges)
     }
 
     fn range(start: u64, len: u64) -> AddrRange {
@@ -191,6 +194,30 @@ mod tests {
         assert_eq!(one(range(0x5000, K4), 0, false), [va, 0x5000]);
     }
 
+    #[test]
+    fn ranges_are_counted_in_granules() {
+        // Three pages: NUM 2. TG 2 and 3; TTL 3, Leaf.
+        let va = 7 << 48 | 0x12;
+        for (granule, tg, size) in [(Granule::K16, 2, 1 << 14), (Granule::K64, 3, 1 << 16)] {
+            let scope = scope_of(granule, true);
+            let mut all = scope.commands(range(G1, 3 * size), size, false);
+            let command = [va | 2 << 12, G1 | tg << 10 | 0x301];
+            assert_eq!(all.next(), Some(Command(command)));
+            assert_eq!(scope.page(Iova(G1)).0, [va, G1 | tg << 10 | 0x301]);
+            // A block, of level 2.
+            let block = 1 << (2 * granule.shift() - 3);
+            let mut all = scope.commands(range(0, block), block, false);
+            let [_, second] = all.next().unwrap().0;
+            assert_eq!(second, tg << 10 | 0x201);
+            // Without ranges: one for each page.
+            let all: Vec<_> = scope_of(granule, false)
+                .commands(range(G1, 2 * size), size, false)
+                .collect();
+            let each = [0, size].map(|at| Command::tlbi_va(7, Iova(G1 + at)).of_leaves());
+            assert_eq!(all, each);
+        }
+    }
+
     /// What hardware makes of the fields (4.4.1.1) covers the range, and at most 1/16 more.
     #[test]
     fn num_and_scale_cover_every_length_and_little_more() {
@@ -199,7 +226,7 @@ mod tests {
             [power - 1, power, (power + 1).min(1 << 36)]
         }));
         for pages in lengths {
-            let [first, second] = Command::tlbi_va(1, Iova(0)).over(pages, 0).0;
+            let [first, second] = Command::tlbi_va(1, Iova(0)).over(Granule::K4, pages, 0).0;
             let (num, scale) = (first >> 12 & 31, first >> 20 & 31);
             assert_eq!(
                 first & !(31 << 12 | 31 << 20),

@@ -4,10 +4,10 @@
 //! |---|---|
 //! | Stream table | linear or two levels, the second allocated when a device needs it |
 //! | Streams | abort, bypass, stage 1 (one context descriptor), stage 2 |
-//! | Page tables | 4 KiB granule with 2 MiB and 1 GiB blocks, 32 to 48 bits |
+//! | Page tables | granules of 4, 16 and 64 KiB, with blocks, 32 to 48 bits |
 //! | Events | decoded and printable; read by interrupt or by polling |
 //! | ATS | on while a device is on a paging domain, if its [`DeviceControl`](iommu_core::DeviceControl) has it |
-//! | Not yet | PASIDs, page requests, stalls, nesting, 16 and 64 KiB granules |
+//! | Not yet | PASIDs, page requests, stalls, nesting |
 //!
 //! The layers: [`spec`] holds the architecture's types and nothing else; `entries` says what goes
 //! into table entries; the queues and tables talk to one SMMU through its
@@ -34,6 +34,7 @@ mod hardware;
 #[doc(hidden)]
 pub mod internals;
 mod layout;
+mod paging;
 mod reset;
 mod smmu;
 pub mod spec;

@@ -14,6 +14,8 @@ use crate::inner::Inner;
 use crate::spec::{AddressWidth, ContextEntry, Descriptor, Pages, PasidEntry};
 use crate::write::Target;
 
+const PAGE_SIZE: u64 = 1 << 12;
+
 /// First-stage tables have 4 levels; addresses with bit 47 set would have to continue it above.
 const FIRST_STAGE_BITS: u8 = 47;
 
@@ -55,6 +57,12 @@ struct Users {
 
 impl<P: Platform> PagingDomain<P> {
     pub(crate) fn new(inner: &Arc<Inner<P>>, config: &PagingConfig) -> Result<Self> {
+        if config.page_size.is_some_and(|size| size != PAGE_SIZE) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the smallest page of the unit has 4 KiB",
+            ));
+        }
         let features = &inner.features;
         let second = features.second_stage;
         let stage = match config.stage {

@@ -17,6 +17,7 @@ mod pool;
 use std::process::ExitCode;
 
 use arm_smmu_v3::spec::commands::Command;
+use arm_smmu_v3::spec::granule::Granule;
 use arm_smmu_v3::{ArmSmmuV3, Config, internals};
 use iommu_core::{BasicPlatform, DomainRef, IommuOps, Iova, PagingConfig, PhysAddr, Prot, Result};
 
@@ -181,7 +182,10 @@ fn nothing(domain: &DomainRef, iova: Iova, phys: PhysAddr, len: u64, prot: Prot)
 fn measure(case: &Case) -> Result {
     match case.call {
         Call::Nothing(at, len) => nothing(&case.domain, Iova(at), case.phys, len, RW),
-        Call::Queue => internals::run(&case.smmu, [Command::tlbi_va(1, Iova(AT)).over(1, 3)]),
+        Call::Queue => internals::run(
+            &case.smmu,
+            [Command::tlbi_va(1, Iova(AT)).over(Granule::K4, 1, 3)],
+        ),
         Call::Map(at, len) => {
             // SAFETY: no device is attached to the domain.
             unsafe { case.domain.map(Iova(at), case.phys, len, RW) }

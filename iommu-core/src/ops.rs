@@ -46,6 +46,9 @@ pub struct PagingConfig {
     pub stage: Stage,
     /// How many bits an IOVA has; `None` for as many as the hardware offers.
     pub input_bits: Option<u8>,
+    /// The smallest page, in bytes: that of a kernel which lends whole pages of its own. `None` for
+    /// the smallest that the hardware offers.
+    pub page_size: Option<u64>,
 }
 
 /// What a backend finds out about a device.

@@ -2,7 +2,10 @@
 
 use iommu_core::has_pairs;
 use mock_hw::smmuv3::{ModelConfig, Order};
-use tests::cases::setups::{Setup, only_s1, only_s2, s1, s1_linear, s1_narrow, s2, s2_narrow};
+use tests::cases::setups::{
+    Setup, only_s1, only_s2, s1, s1_16k, s1_64k, s1_linear, s1_narrow, s2, s2_16k, s2_64k,
+    s2_narrow,
+};
 use tests::stands::{on_model, on_model_of};
 
 fn smmuv3(setup: Setup) {
@@ -52,6 +55,18 @@ fn smmuv3_in_random_order() {
         let testbed = on_model_of("the model, random order", setup, config, |_| {});
         mock_hw::conformance::run(&testbed).assert();
     }
+}
+
+#[test]
+fn smmuv3_with_pages_of_16_kib() {
+    smmuv3(s1_16k());
+    smmuv3(s2_16k());
+}
+
+#[test]
+fn smmuv3_with_pages_of_64_kib() {
+    smmuv3(s1_64k());
+    smmuv3(s2_64k());
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl Machine {
     fn paging(&self, stage: Stage) -> DomainRef {
         let config = PagingConfig {
             stage,
-            input_bits: None,
+            ..PagingConfig::default()
         };
         self.iommu
             .paging_domain(&config)

@@ -4,6 +4,8 @@ use static_assertions::const_assert_eq;
 
 use iommu_core::{Iova, Pasid, StreamId};
 
+use super::granule::Granule;
+
 /// The bytes of a command.
 pub const SIZE: usize = 16;
 
@@ -37,7 +39,7 @@ const NUM_BITS: u32 = 5;
 const SCALE_SHIFT: u32 = 20;
 /// `TTL`, bits 73:72, and `TG`, bits 75:74.
 const TTL_SHIFT: u32 = 8;
-const TG_4K: u64 = 0b01 << 10;
+const TG_SHIFT: u32 = 10;
 
 // Plain shifts: a command is built in its slot, by code that is compiled in another crate.
 
@@ -93,16 +95,15 @@ impl Command {
         Self([first, second | LEAF])
     }
 
-    /// The same invalidation by address, of `pages` pages of 4 KiB (1 to 2^36) from the address on,
-    /// in one command (4.4.1.1): `TG`, and the least of what `NUM` and `SCALE` can say that covers
-    /// them, up to one part in 16 more. For hardware with `SMMU_IDR3.RIL`, and tables of that
-    /// granule.
+    /// The same invalidation by address, of `pages` pages (1 to 2^36) of tables of `granule` from the
+    /// address on, in one command (4.4.1.1): `TG`, and the least of what `NUM` and `SCALE` can say
+    /// that covers them, up to one part in 16 more. For hardware with `SMMU_IDR3.RIL`.
     ///
     /// `level` is that of all leaves there, where there is one (`TTL`): 1 to 3, and the address
     /// aligned to the size of such a leaf. 0 says nothing about them.
     #[must_use]
     #[inline]
-    pub const fn over(self, pages: u64, level: u8) -> Self {
+    pub const fn over(self, granule: Granule, pages: u64, level: u8) -> Self {
         let Self([first, second]) = self;
         if pages <= 1 && level == 0 {
             // Nothing but a granule must not be said.
@@ -114,7 +115,7 @@ impl Command {
         let num = last >> scale & ((1 << NUM_BITS) - 1);
         Self([
             first | num << NUM_SHIFT | (scale as u64) << SCALE_SHIFT,
-            second | TG_4K | (level as u64 & 0b11) << TTL_SHIFT,
+            second | (granule.command_tg() as u64) << TG_SHIFT | (level as u64 & 0b11) << TTL_SHIFT,
         ])
     }
 

@@ -6,6 +6,7 @@
 pub mod cd;
 pub mod commands;
 pub mod events;
+pub mod granule;
 pub mod registers;
 pub mod ste;
 

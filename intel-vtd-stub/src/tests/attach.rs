@@ -285,13 +285,13 @@ fn what_does_not_exist_touches_nothing() {
     let vtd = start(&machine, vec![]);
     let first = PagingConfig {
         stage: Stage::First,
-        input_bits: None,
+        ..PagingConfig::default()
     };
     let error = vtd.paging_domain(&first).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let wide = PagingConfig {
-        stage: Stage::Any,
         input_bits: Some(49),
+        ..PagingConfig::default()
     };
     let error = vtd.paging_domain(&wide).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfRange);

@@ -65,7 +65,7 @@ fn pasid(value: u32) -> Pasid {
 fn paging(iommu: &Iommu, stage: Stage) -> iommu_core::DomainRef {
     let config = PagingConfig {
         stage,
-        input_bits: None,
+        ..PagingConfig::default()
     };
     iommu.paging_domain(&config).unwrap()
 }

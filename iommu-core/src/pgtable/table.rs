@@ -122,10 +122,17 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         self.input_bits
     }
 
-    /// The sizes of leaves, a bit for each. The lowest is the unit of every range.
+    /// The sizes of leaves, a bit for each.
     #[must_use]
     pub fn page_sizes(&self) -> u64 {
         self.page_sizes
+    }
+
+    /// The size of the smallest leaf: the unit of every range.
+    #[must_use]
+    #[inline(always)]
+    pub const fn page_size(&self) -> u64 {
+        span::<F>(LAST_LEVEL)
     }
 
     /// The way in for everything that looks at mappings or changes them. `cpu` is the number of the

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arm_smmu_v3::spec::granule::Granule;
 use iommu_core::{PhysAddr, RegisterBank};
 use mock_hw::MockMemory;
+
+use super::setups::Setup;
 
 const IDR0: usize = 0x00;
 /// `SMMU_IDR0.ASID16` and `VMID16` (6.3.1).
@@ -12,6 +15,13 @@ const WIDE_IDS: u32 = 1 << 12 | 1 << 18;
 const IDR1: usize = 0x04;
 /// `SMMU_IDR1.SIDSIZE` (6.3.2).
 const SIDSIZE: u32 = 0x3f;
+const IDR5: usize = 0x14;
+/// `SMMU_IDR5.GRAN4K`, `GRAN16K` and `GRAN64K` (6.3.6).
+const GRANULES: [(Granule, u32); 3] = [
+    (Granule::K4, 1 << 4),
+    (Granule::K16, 1 << 5),
+    (Granule::K64, 1 << 6),
+];
 const CMDQ_BASE: usize = 0x90;
 const CMDQ_PROD: usize = 0x98;
 /// The address of the queue in `SMMU_CMDQ_BASE` (6.3.26).
@@ -59,6 +69,7 @@ struct State {
     rewrite: Option<Box<Rewrite>>,
     stream_bits: Option<u32>,
     narrow_ids: bool,
+    granule: Option<Granule>,
     /// The slot of the last command that was changed.
     changed: Option<u64>,
     deaf: bool,
@@ -131,9 +142,12 @@ impl<B: RegisterBank> CorruptingBank<B> {
         self.with(|state| state.stream_bits = Some(bits));
     }
 
-    /// Lets the hardware appear to have 8-bit ASIDs and VMIDs only.
-    pub fn claim_narrow_ids(&self) {
-        self.with(|state| state.narrow_ids = true);
+    /// Lets the hardware appear to have no more than `setup` says.
+    pub fn claim(&self, setup: &Setup) {
+        self.with(|state| {
+            state.narrow_ids = setup.narrow_ids;
+            state.granule = setup.granule;
+        });
     }
 
     /// Shows the commands between the producer's old and new place to the rewriter.
@@ -174,12 +188,15 @@ impl<B: RegisterBank> RegisterBank for CorruptingBank<B> {
 
     fn read32(&self, offset: usize) -> u32 {
         let value = self.inner.read32(offset);
-        let (stream_bits, narrow_ids) = self.with(|state| (state.stream_bits, state.narrow_ids));
-        match (offset, stream_bits) {
-            (IDR0, _) if narrow_ids => value & !WIDE_IDS,
-            (IDR1, Some(bits)) => value & !SIDSIZE | bits,
+        self.with(|state| match (offset, state.stream_bits, state.granule) {
+            (IDR0, ..) if state.narrow_ids => value & !WIDE_IDS,
+            (IDR1, Some(bits), _) => value & !SIDSIZE | bits,
+            (IDR5, _, Some(only)) => {
+                let others = GRANULES.iter().filter(|(granule, _)| *granule != only);
+                others.fold(value, |value, (_, bit)| value & !bit)
+            }
             _ => value,
-        }
+        })
     }
 
     fn write32(&self, offset: usize, value: u32) {

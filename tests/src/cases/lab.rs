@@ -77,9 +77,7 @@ impl<M: Stand> Lab<M> {
     fn start(setup: Setup) -> Self {
         let machine = M::start(&setup);
         let bank = CorruptingBank::new(machine.platform().bank, machine.memory());
-        if setup.narrow_ids {
-            bank.claim_narrow_ids();
-        }
+        bank.claim(&setup);
         Self {
             machine,
             setup,

@@ -1,6 +1,7 @@
 //! The machines that cases run on, and how the driver is told to use them.
 
 use arm_smmu_v3::StreamTableFormat;
+use arm_smmu_v3::spec::granule::Granule;
 use iommu_core::Stage;
 
 /// The stages of translation that a machine's SMMU has.
@@ -24,6 +25,8 @@ pub struct Setup {
     /// Whether the driver finds ASIDs and VMIDs of 8 bits, so that they are soon used up; 16 bits
     /// otherwise.
     pub narrow_ids: bool,
+    /// The one granule that the driver finds; `None` for those that there are.
+    pub granule: Option<Granule>,
     /// The stage that paging domains use.
     pub stage: Stage,
     /// The stream table's layout.
@@ -37,6 +40,7 @@ pub fn s1() -> Setup {
         stages: Stages::Both,
         masters: 2,
         narrow_ids: false,
+        granule: None,
         stage: Stage::First,
         table: StreamTableFormat::TwoLevel,
     }
@@ -115,6 +119,51 @@ pub fn s1_narrow() -> Setup {
 pub fn s2_narrow() -> Setup {
     Setup {
         narrow_ids: true,
+        ..s2()
+    }
+}
+
+/// [`s1`] where pages have 64 KiB.
+#[must_use]
+pub fn s1_64k() -> Setup {
+    Setup {
+        granule: Some(Granule::K64),
+        ..s1()
+    }
+}
+
+/// [`only_s1`] where pages have 64 KiB.
+#[must_use]
+pub fn only_s1_64k() -> Setup {
+    Setup {
+        granule: Some(Granule::K64),
+        ..only_s1()
+    }
+}
+
+/// [`s1`] where pages have 16 KiB.
+#[must_use]
+pub fn s1_16k() -> Setup {
+    Setup {
+        granule: Some(Granule::K16),
+        ..s1()
+    }
+}
+
+/// [`s2`] where pages have 64 KiB.
+#[must_use]
+pub fn s2_64k() -> Setup {
+    Setup {
+        granule: Some(Granule::K64),
+        ..s2()
+    }
+}
+
+/// [`s2`] where pages have 16 KiB.
+#[must_use]
+pub fn s2_16k() -> Setup {
+    Setup {
+        granule: Some(Granule::K16),
         ..s2()
     }
 }

@@ -125,9 +125,7 @@ impl<M: Stand + Send + Sync + 'static> SmmuMachine<M> {
     fn new(machine: M, own: setups::Setup, setup: Setup) -> Self {
         let memory = machine.memory();
         let bank = CorruptingBank::new(machine.platform().bank, memory.clone());
-        if own.narrow_ids {
-            bank.claim_narrow_ids();
-        }
+        bank.claim(&own);
         let this = Self {
             machine,
             own,

@@ -1,7 +1,7 @@
 //! A device never reaches the neighbours of a buffer, nor bytes that were only borrowed.
 
 use iommu_core::dma::{Bidirectional, FromDevice, ToDevice};
-use iommu_core::{DefaultDomain, ErrorKind, Iova};
+use iommu_core::{DefaultDomain, ErrorKind, IommuConfig, Iova, PagingConfig};
 
 use super::setup::{PAGE, Setup};
 
@@ -82,5 +82,48 @@ fn borrowed_bytes_are_lent_as_a_copy_within_a_closure() {
         let empty = dma.with_bounced(&mut [], ToDevice, |_| ()).unwrap_err();
         assert_eq!(empty.kind(), ErrorKind::InvalidArgument);
         setup.check();
+    }
+}
+
+#[test]
+fn where_the_domains_pages_are_larger_a_device_reaches_no_neighbours_either() {
+    const LARGE: usize = 1 << 16;
+    let setup = Setup::smmu_with(IommuConfig {
+        paging: PagingConfig {
+            page_size: Some(LARGE as u64),
+            ..PagingConfig::default()
+        },
+        ..IommuConfig::default()
+    });
+    let (device, dma) = setup.nic();
+    let geometry = device.domain().unwrap().geometry().unwrap();
+    assert_eq!(geometry.page_size(), LARGE as u64);
+    let rx = dma.map(setup.page(), FromDevice).unwrap();
+    assert!(rx.is_bounced(), "a CPU's page is a part of the domain's");
+    assert!(setup.write(rx.iova(), b"a packet"));
+    let mut packet = [0; 8];
+    rx.unmap().unwrap().read_at(0, &mut packet);
+    assert_eq!(&packet, b"a packet");
+    let block = dma.allocate_pages(100).unwrap();
+    assert_eq!(block.size(), LARGE);
+    let rx = dma.map(block, FromDevice).unwrap();
+    assert!(!rx.is_bounced());
+    assert!(setup.write(rx.iova(), &[7; LARGE]));
+    let at = rx.iova();
+    drop(rx);
+    assert!(!setup.write(at, b"too late"));
+    setup.check();
+}
+
+#[test]
+fn pages_that_the_hardware_does_not_have_are_refused() {
+    for setup in Setup::both() {
+        for size in [0, 4095, 1 << 13, 1 << 21, u64::MAX] {
+            let error = setup.iommu.paging_domain(&PagingConfig {
+                page_size: Some(size),
+                ..PagingConfig::default()
+            });
+            assert_eq!(error.unwrap_err().kind(), ErrorKind::Unsupported);
+        }
     }
 }

@@ -35,6 +35,10 @@ fn config(default_domain: DefaultDomain) -> IommuConfig {
 
 impl Setup {
     pub(crate) fn smmu(default_domain: DefaultDomain) -> Self {
+        Self::smmu_with(config(default_domain))
+    }
+
+    pub(crate) fn smmu_with(config: IommuConfig) -> Self {
         let machine = ModelMachine::new(ModelConfig::default(), 0);
         let smmu = ArmSmmuV3::probe(machine.platform(), arm_smmu_v3::Config::default()).unwrap();
         let model = machine.model().clone();
@@ -42,7 +46,7 @@ impl Setup {
         Self {
             name: "SMMUv3",
             memory: machine.memory(),
-            iommu: Iommu::with_config(smmu, config(default_domain)).unwrap(),
+            iommu: Iommu::with_config(smmu, config).unwrap(),
             hardware: DmaDevice::new(&model, 0x10),
             freeze: Box::new(move |frozen| model.freeze_commands(frozen)),
             waits: Box::new(move || counted.waits()),

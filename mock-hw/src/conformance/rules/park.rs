@@ -1,11 +1,13 @@
 //! Where a device rests when nobody uses it.
 
-use iommu_core::{DefaultDomain, ErrorKind, Iova, Rest};
+use iommu_core::{DefaultDomain, DomainRef, ErrorKind, Iova, Rest};
 
 use super::{Need, PINNED, Rule, rule, setup, with, without};
 use crate::conformance::Setup;
 use crate::conformance::eyes::Aim;
-use crate::conformance::lab::{Bench, FIRMWARE, Lab, Verdict, ensure, is_on, must, must_fail};
+use crate::conformance::lab::{
+    Bench, FIRMWARE, Lab, Verdict, ensure, geometry, is_on, must, must_fail,
+};
 
 pub(super) const RULES: &[Rule] = &[
     rule("3.1 park: an unpinned device rests blocked", unpinned),
@@ -40,6 +42,12 @@ pub(super) const RULES: &[Rule] = &[
 
 fn firmware(lab: &Lab) -> Iova {
     Iova(lab.machine.firmware_region().start())
+}
+
+/// The page of a domain that the region begins in, and its size.
+fn firmware_page(lab: &Lab, domain: &DomainRef) -> Verdict<(Iova, u64)> {
+    let page = geometry(domain)?.page_size();
+    Ok((Iova(firmware(lab).0 & !(page - 1)), page))
 }
 
 fn unpinned(bench: &Bench<'_>) -> Verdict {
@@ -124,11 +132,11 @@ fn direct(bench: &Bench<'_>) -> Verdict {
         lab.refused("before a pinned one joins", Aim::new(1, at))?;
         must("an attach", device.attach(&domain))?;
         lab.reaches("on a paging domain", Aim::new(0, at), FIRMWARE)?;
-        let page = domain.geometry().map_or(0, |geometry| geometry.page_size());
+        let (page, size) = firmware_page(lab, &domain)?;
         let kind = ErrorKind::NotPermitted;
-        must_fail("unmapping the region", domain.unmap(at, page), kind)?;
+        must_fail("unmapping the region", domain.unmap(page, size), kind)?;
         let block = lab.block(&domain, "a")?;
-        let mapped = lab.try_map(&domain, at, block, super::super::lab::RW);
+        let mapped = lab.try_map(&domain, page, block, super::super::lab::RW);
         must_fail("mapping there", mapped, ErrorKind::AlreadyExists)?;
         lab.reaches("after those", Aim::new(0, at), FIRMWARE)?;
         must("its release", device.release())?;
@@ -144,7 +152,8 @@ fn in_the_way(bench: &Bench<'_>) -> Verdict {
         let device = lab.add(&core, 0)?;
         let home = device.domain().ok_or("no default domain")?;
         let domain = lab.domain(&core)?;
-        let mapped = lab.map(&domain, firmware(lab), "a")?;
+        let (page, _) = firmware_page(lab, &domain)?;
+        let mapped = lab.map(&domain, page, "a")?;
         let attached = lab.untouched("the refusal", || device.attach(&domain))?;
         must_fail("an attach", attached, ErrorKind::AlreadyExists)?;
         is_on("after the refusal", &device, &home)?;
