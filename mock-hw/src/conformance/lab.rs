@@ -1,6 +1,7 @@
 //! What every rule works with: a machine, the backend and the core on it, and eyes.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,7 +35,10 @@ pub(crate) const RW: Prot = Prot::READ.union(Prot::WRITE);
 pub(crate) const FIRMWARE: &str = "of firmware";
 
 /// Says what failed, where something must not.
-pub(crate) fn must<T>(what: &str, result: Result<T>) -> Verdict<T> {
+pub(crate) fn must<T, E: fmt::Display>(
+    what: &str,
+    result: std::result::Result<T, E>,
+) -> Verdict<T> {
     result.map_err(|error| format!("{what} fails: {error}"))
 }
 

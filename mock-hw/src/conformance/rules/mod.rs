@@ -3,6 +3,7 @@
 mod blocked;
 mod broken;
 mod deferred;
+mod dma;
 mod faults;
 mod lifecycle;
 mod mapping;
@@ -85,7 +86,7 @@ const fn without(need: Need, name: &'static str, check: fn(&Bench<'_>) -> Verdic
     Rule { name, when, check }
 }
 
-const RULES: [&[Rule]; 12] = [
+const RULES: [&[Rule]; 13] = [
     lifecycle::RULES,
     park::RULES,
     blocked::RULES,
@@ -96,6 +97,7 @@ const RULES: [&[Rule]; 12] = [
     streams::RULES,
     pasids::RULES,
     mapping::RULES,
+    dma::RULES,
     reuse::RULES,
     faults::RULES,
 ];
