@@ -10,6 +10,7 @@ pub mod hitless;
 pub mod machine;
 pub mod model;
 pub mod qemu;
+pub mod sequences;
 pub mod stands;
 pub mod tour;
 pub mod toys;
