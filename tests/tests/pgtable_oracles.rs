@@ -1,9 +1,18 @@
-//! Page tables after random changes, against a plain map of pages and two readers that share no code
-//! with the walker: the `x86_64` crate's for the first stage of VT-d, whose tables are the CPU's, and
-//! one of Arm DDI 0487 D8.3 alone, for every granule.
+//! Page tables after random changes, against a plain map of pages and readers that share no code with
+//! the walker: the `x86_64` crate's for the first stage of VT-d, whose tables are the CPU's, the
+//! `aarch64-paging` crate's for both of Arm's stages with 4 KiB pages, and one of Arm DDI 0487 D8.3
+//! alone, for every granule.
 
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 
+use aarch64_paging::descriptor::{
+    El1Attributes, PagingAttributes, PhysicalAddress, Stage2Attributes,
+};
+use aarch64_paging::paging::{
+    self as arm, El1And0, MemoryRegion, RootTable, Translation, TranslationRegime, VaRange,
+};
 use iommu_core::pgtable::{
     FirstStage, Format, Granule16K, Granule64K, PageTable, Stage1, Stage2, Undisturbed,
 };
@@ -12,7 +21,7 @@ use mock_hw::MockMemory;
 use proptest::prelude::*;
 use x86_64::VirtAddr;
 use x86_64::structures::paging::mapper::TranslateResult;
-use x86_64::structures::paging::{OffsetPageTable, PageTableFlags, Translate};
+use x86_64::structures::paging::{OffsetPageTable, PageTableFlags, Translate as _};
 
 const BASE: u64 = 0x4000_0000;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -208,6 +217,85 @@ fn as_a_cpu(
     }
 }
 
+/// Shows the `aarch64-paging` crate a page table that is there already.
+struct Tables<'a> {
+    memory: &'a MockMemory,
+    root: PhysAddr,
+}
+
+impl Tables<'_> {
+    fn at<A: PagingAttributes>(&self, table: PhysAddr) -> NonNull<arm::PageTable<A>> {
+        self.memory.pointer(table).cast()
+    }
+}
+
+impl<A: PagingAttributes> Translation<A> for Tables<'_> {
+    /// Asked for once: for the root.
+    fn allocate_table(&mut self) -> (NonNull<arm::PageTable<A>>, PhysicalAddress) {
+        let phys = usize::try_from(self.root.0).expect("a small address");
+        (self.at(self.root), PhysicalAddress(phys))
+    }
+
+    /// Tables are not its own.
+    unsafe fn deallocate_table(&mut self, _: NonNull<arm::PageTable<A>>) {}
+
+    fn physical_to_virtual(&self, table: PhysicalAddress) -> NonNull<arm::PageTable<A>> {
+        self.at(PhysAddr(table.0 as u64))
+    }
+}
+
+/// As the `aarch64-paging` crate reads tables of regime `R`: `open` is how, and `write` finds out from
+/// a leaf whether devices may write.
+fn as_the_crate<F: Format, R: TranslationRegime>(
+    open: impl Fn(Tables<'_>, usize) -> RootTable<R, Tables<'_>>,
+    write: impl Fn(R::Attributes) -> bool,
+) -> impl Fn(&MockMemory, &PageTable<MockMemory, F>, u64) -> Option<(u64, bool)> {
+    move |memory, table, iova| {
+        let root = table.root();
+        // It would free the tables, which are somebody else's.
+        let reader = ManuallyDrop::new(open(Tables { memory, root }, table.root_level().into()));
+        let start = usize::try_from(iova & !0xfff).expect("a small address");
+        let mut found = None;
+        let walk = reader.walk_range(
+            &MemoryRegion::new(start, start + 1),
+            &mut |_, leaf, level| {
+                if !leaf.is_valid() {
+                    return Ok(());
+                }
+                assert_eq!(leaf.is_table_or_page(), level == 3, "a reserved encoding");
+                assert_ne!(level, 0, "no such block");
+                let within = (1 << (12 + 9 * (3 - level))) - 1;
+                let to = leaf.output_address().0 as u64;
+                assert_eq!(to & within, 0);
+                found = Some((to | iova & within, write(leaf.flags())));
+                Ok(())
+            },
+        );
+        walk.expect("an address of the table");
+        found
+    }
+}
+
+fn stage_1(tables: Tables<'_>, level: usize) -> RootTable<El1And0, Tables<'_>> {
+    RootTable::with_va_range(tables, level, El1And0, VaRange::Lower)
+}
+
+fn stage_1_write(flags: El1Attributes) -> bool {
+    let always = El1Attributes::ACCESSED | El1Attributes::USER | El1Attributes::NON_GLOBAL;
+    assert!(flags.contains(always));
+    !flags.contains(El1Attributes::READ_ONLY)
+}
+
+fn stage_2(tables: Tables<'_>, level: usize) -> RootTable<arm::Stage2, Tables<'_>> {
+    RootTable::new(tables, level, arm::Stage2)
+}
+
+fn stage_2_write(flags: Stage2Attributes) -> bool {
+    let always = Stage2Attributes::ACCESS_FLAG | Stage2Attributes::S2AP_ACCESS_RO;
+    assert!(flags.contains(always));
+    flags.contains(Stage2Attributes::S2AP_ACCESS_RW)
+}
+
 /// As Arm DDI 0487 D8.3 says, for stage `stage`.
 fn as_arm<F: Format>(
     stage: u8,
@@ -262,6 +350,17 @@ proptest! {
     #[test]
     fn stage_2_with_4k_is_arms(changes in prop::collection::vec(change(9), 1..24)) {
         check::<Stage2>(&changes, 42, as_arm(2));
+    }
+
+    #[test]
+    fn stage_1_is_what_another_crate_reads(changes in prop::collection::vec(change(9), 1..24)) {
+        check::<Stage1>(&changes, 48, as_the_crate(stage_1, stage_1_write));
+    }
+
+    /// With a root of one table: it knows no others.
+    #[test]
+    fn stage_2_is_what_another_crate_reads(changes in prop::collection::vec(change(9), 1..24)) {
+        check::<Stage2>(&changes, 39, as_the_crate(stage_2, stage_2_write));
     }
 
     #[test]
