@@ -10,4 +10,5 @@ mod failures;
 mod lent;
 mod retired;
 mod setup;
+mod stress;
 mod windows;
