@@ -3,11 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+mod bad_input;
 mod bounced;
 mod caches;
 mod doorbells;
 mod failures;
 mod lent;
+mod poor;
 mod retired;
 mod setup;
 mod stress;

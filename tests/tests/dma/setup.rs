@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arm_smmu_v3::ArmSmmuV3;
-use intel_vtd_stub::IntelVtd;
+use intel_vtd_stub::{IntelVtd, Mode};
 use iommu_core::dma::Dma;
 use iommu_core::{
     DefaultDomain, Device, DeviceInfo, DmaBlock, Iommu, IommuConfig, Iova, NoControl,
@@ -54,12 +54,32 @@ impl Setup {
     }
 
     pub(crate) fn vtd(default_domain: DefaultDomain) -> Self {
-        let machine = VtdModelMachine::new(VtdConfig::legacy(), 0);
-        let vtd = IntelVtd::probe(machine.platform(), intel_vtd_stub::Config::default()).unwrap();
+        Self::vtd_as("VT-d", VtdConfig::legacy(), Mode::Legacy, default_domain)
+    }
+
+    /// With first-stage tables.
+    pub(crate) fn vtd_first_stage() -> Self {
+        let config = VtdConfig::first_level();
+        let name = "VT-d, first stage";
+        Self::vtd_as(name, config, Mode::Scalable, DefaultDomain::Paging)
+    }
+
+    fn vtd_as(
+        name: &'static str,
+        unit: VtdConfig,
+        mode: Mode,
+        default_domain: DefaultDomain,
+    ) -> Self {
+        let machine = VtdModelMachine::new(unit, 0);
+        let own = intel_vtd_stub::Config {
+            mode,
+            ..intel_vtd_stub::Config::default()
+        };
+        let vtd = IntelVtd::probe(machine.platform(), own).unwrap();
         let model = machine.model().clone();
         let counted = model.clone();
         Self {
-            name: "VT-d",
+            name,
             memory: machine.memory(),
             iommu: Iommu::with_config(vtd, config(default_domain)).unwrap(),
             hardware: DmaDevice::new(&model, 0x10),
