@@ -79,18 +79,33 @@ mod tests {
     use super::*;
     use alloc::boxed::Box;
 
-    fn bank() -> MmioBank {
-        let fake: &'static mut [ReadPureWrite<u64>] = Box::leak(Box::new([
+    type Registers = [ReadPureWrite<u64>; 2];
+
+    /// Gives the registers of a test back at its end.
+    struct Lent(*mut Registers);
+
+    impl Drop for Lent {
+        fn drop(&mut self) {
+            // SAFETY: they are from `bank`, and whoever has that has the bank for no longer.
+            drop(unsafe { Box::from_raw(self.0) });
+        }
+    }
+
+    fn bank() -> (MmioBank, Lent) {
+        let lent = Lent(Box::into_raw(Box::new([
             ReadPureWrite(0x1122_3344_5566_7788),
             ReadPureWrite(0),
-        ]));
-        MmioBank::new(UniqueMmioPointer::from(fake))
+        ])));
+        // SAFETY: they are there until the test is over, and nobody else uses them.
+        let registers: &'static mut Registers = unsafe { &mut *lent.0 };
+        let registers: &'static mut [ReadPureWrite<u64>] = registers;
+        (MmioBank::new(UniqueMmioPointer::from(registers)), lent)
     }
 
     #[test]
     #[cfg(target_endian = "little")]
     fn halves_and_pairs_are_the_same_registers() {
-        let bank = bank();
+        let (bank, _lent) = bank();
         assert_eq!((bank.read32(0), bank.read32(4)), (0x5566_7788, 0x1122_3344));
         bank.write32(12, 0xabcd);
         assert_eq!(bank.read64(8), 0xabcd_0000_0000);
@@ -99,6 +114,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "no register of 8 bytes at offset 0xc")]
     fn an_access_past_the_end_is_refused() {
-        bank().read64(12);
+        let (bank, _lent) = bank();
+        bank.read64(12);
     }
 }

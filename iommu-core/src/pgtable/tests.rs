@@ -1,9 +1,11 @@
 //! The walker in plain memory, with nothing else: what runs under Miri.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicUsize, Ordering};
+
+use spin::Mutex;
 
 use super::{PageTable, Stage1, Stage2, Undisturbed};
 use crate::{DmaMemory, ErrorKind, Iova, PhysAddr, Prot};
@@ -12,30 +14,47 @@ const K4: u64 = 1 << 12;
 const M2: u64 = 1 << 21;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
-/// The heap: physical addresses are the CPU's. Knows how many blocks there are.
+/// The heap: physical addresses are the CPU's. It knows its blocks, so pointers are to what they are
+/// of: Miri finds those that are used for something else.
 #[derive(Clone, Debug, Default)]
-struct Heap(Arc<AtomicUsize>);
+struct Heap(Arc<Mutex<BTreeMap<u64, NonNull<u8>>>>);
+
+// SAFETY: what pointers lead to is accessed atomically only.
+unsafe impl Send for Heap {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Heap {}
+
+impl Heap {
+    /// How many blocks there are.
+    fn blocks(&self) -> usize {
+        self.0.lock().len()
+    }
+}
 
 // SAFETY: blocks are the global allocator's, zeroed, and nobody else's until they are freed.
 unsafe impl DmaMemory for Heap {
     fn allocate(&self, size: usize, align: usize) -> Option<PhysAddr> {
         let layout = Layout::from_size_align(size, align).ok()?;
         // SAFETY: no block here is of size 0.
-        let block = unsafe { alloc_zeroed(layout) };
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Some(PhysAddr(block.expose_provenance() as u64))
+        let block = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let addr = block.addr().get() as u64;
+        self.0.lock().insert(addr, block);
+        Some(PhysAddr(addr))
     }
 
     unsafe fn free(&self, addr: PhysAddr, size: usize, align: usize) {
         let layout = Layout::from_size_align(size, align).expect("as it was");
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let block = self.0.lock().remove(&addr.0).expect("a block");
         // SAFETY: `allocate` was asked for this and returned it.
-        unsafe { dealloc(self.pointer(addr).as_ptr(), layout) }
+        unsafe { dealloc(block.as_ptr(), layout) }
     }
 
     fn pointer(&self, addr: PhysAddr) -> NonNull<u8> {
-        let addr = usize::try_from(addr.0).expect("it came from a pointer");
-        NonNull::new(core::ptr::with_exposed_provenance_mut(addr)).expect("not zero")
+        let blocks = self.0.lock();
+        let (start, block) = blocks.range(..=addr.0).next_back().expect("a block");
+        let offset = usize::try_from(addr.0 - start).expect("it is in a block");
+        // SAFETY: offsets are within blocks.
+        unsafe { block.add(offset) }
     }
 
     fn is_coherent(&self) -> bool {
@@ -54,7 +73,7 @@ fn tables_come_and_go_with_what_is_mapped() {
     walker
         .map(Iova(M2 - K4), PhysAddr(K4), K4 + M2, RW)
         .unwrap();
-    assert_eq!(heap.0.load(Ordering::Relaxed), 4);
+    assert_eq!(heap.blocks(), 4);
     assert_eq!(walker.translate(Iova(M2 + 5)), Some(PhysAddr(2 * K4 + 5)));
     assert!(walker.map_page(Iova(0), PhysAddr(0), K4, RW));
     assert!(!walker.map_page(Iova(0), PhysAddr(0), K4, RW));
@@ -63,10 +82,10 @@ fn tables_come_and_go_with_what_is_mapped() {
     let refused = walker.map(Iova(M2), PhysAddr(0), K4, RW).unwrap_err();
     assert_eq!(refused.error.kind(), ErrorKind::AlreadyExists);
     walker.reclaim(unmapped);
-    assert_eq!(heap.0.load(Ordering::Relaxed), 3);
+    assert_eq!(heap.blocks(), 3);
     drop(walker);
     drop(table);
-    assert_eq!(heap.0.load(Ordering::Relaxed), 0);
+    assert_eq!(heap.blocks(), 0);
 }
 
 #[test]
@@ -76,27 +95,23 @@ fn blocks_are_split_and_merged() {
     let table = table.with_live_resizing();
     let walker = table.enter(0);
     walker.map(Iova(M2), PhysAddr(4 * M2), M2, RW).unwrap();
-    let blocks = heap.0.load(Ordering::Relaxed);
+    let blocks = heap.blocks();
     walker.reclaim(walker.split(Iova(M2 + K4)).unwrap());
     assert_eq!(walker.translate(Iova(M2 + K4)), Some(PhysAddr(4 * M2 + K4)));
     walker.reclaim(walker.protect(Iova(M2), M2, Prot::READ).unwrap());
     // SAFETY: there is nobody else.
     let promise = unsafe { Undisturbed::new() };
     let merged = walker.merge(Iova(M2), M2, promise).unwrap();
-    assert_eq!(
-        heap.0.load(Ordering::Relaxed),
-        blocks + 1,
-        "not before the reclaim"
-    );
+    assert_eq!(heap.blocks(), blocks + 1, "not before the reclaim");
     walker.reclaim(merged);
-    assert_eq!(heap.0.load(Ordering::Relaxed), blocks);
+    assert_eq!(heap.blocks(), blocks);
 }
 
 #[test]
 fn a_table_waits_until_nobody_is_inside() {
     let heap = Heap::default();
     let table = PageTable::<_, Stage1>::new(&heap, 39, 48).unwrap();
-    let blocks = || heap.0.load(Ordering::Relaxed);
+    let blocks = || heap.blocks();
     for at in [0, M2] {
         table.enter(0).map(Iova(at), PhysAddr(K4), M2, RW).unwrap();
     }
