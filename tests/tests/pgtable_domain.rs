@@ -169,6 +169,13 @@ fn a_block_is_split_and_merged_under_a_device() {
     );
 
     setup.domain.split(Iova(4 * M2)).expect("a split");
+    // SAFETY: nobody relies on that memory.
+    let read_only = unsafe { setup.domain.protect(Iova(5 * M2 - K4), K4, Prot::READ) };
+    read_only.expect("a change of a part");
+    // SAFETY: nobody else uses the domain.
+    let refused = unsafe { setup.domain.merge(Iova(4 * M2), M2) }.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    assert!(all() && setup.writes(4 * M2) && !setup.writes(5 * M2 - K4));
     setup
         .domain
         .unmap(Iova(4 * M2 + K4), K4)

@@ -7,6 +7,7 @@ mod ats;
 mod contracts;
 mod entries;
 mod list;
+mod mapping;
 mod vtd;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ fn mutations() -> impl Iterator<Item = &'static Mutation> {
         ats::MUTATIONS,
         contracts::MUTATIONS,
         vtd::MUTATIONS,
+        mapping::MUTATIONS,
     ];
     all.into_iter().flatten()
 }
