@@ -11,6 +11,7 @@ pub mod machine;
 pub mod model;
 pub mod qemu;
 pub mod sequences;
+pub mod settings;
 pub mod stands;
 pub mod tour;
 pub mod toys;

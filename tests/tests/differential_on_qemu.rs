@@ -7,6 +7,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use tests::differential::{Settings, run};
+use tests::settings::setting;
 
 const SEED: u64 = 0x5eed;
 const CASES: u64 = 6000;
@@ -66,17 +67,6 @@ const LEAST_PER_THOUSAND: [(&str, u64); 51] = [
     ("command TlbiS2Ipa", 60),
     ("command TlbiNsnhAll", 90),
 ];
-
-fn setting(name: &str, default: u64) -> u64 {
-    let Ok(text) = std::env::var(name) else {
-        return default;
-    };
-    let number = match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    number.unwrap_or_else(|_| panic!("{name} = {text} is not a number"))
-}
 
 #[test]
 fn qemu_and_the_model_agree_on_random_cases() {

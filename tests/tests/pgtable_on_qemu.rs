@@ -14,6 +14,7 @@ use iommu_core::{DeviceInfo, Iommu, IommuOps, NoControl, Stage};
 use mock_hw::MockMemory;
 use tests::qemu::{Edu, Machine, MachineConfig, Q35, Q35Config};
 use tests::sequences::{Counts, EduProber, Rig};
+use tests::settings::setting;
 
 const SEED: u64 = 0x9a9e;
 const SEQUENCES: u64 = 10_000;
@@ -32,17 +33,6 @@ const LEAST: [(&str, u64); 8] = [
 ];
 /// The same where leaves can be split and merged.
 const LEAST_RESIZED: [(&str, u64); 2] = [("split", 300), ("merge", 200)];
-
-fn setting(name: &str, default: u64) -> u64 {
-    let Ok(text) = std::env::var(name) else {
-        return default;
-    };
-    let number = match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    number.unwrap_or_else(|_| panic!("{name} = {text} is not a number"))
-}
 
 /// Runs a `share`-th of the sequences, those of `kind`, on paging domains of `stage`.
 /// `resizable` is whether their leaves can be split and merged.

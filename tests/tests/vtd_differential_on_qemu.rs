@@ -7,6 +7,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use tests::differential_vtd::{Settings, run};
+use tests::settings::setting;
 
 const SEED: u64 = 0x5eed;
 const CASES: u64 = 5000;
@@ -77,17 +78,6 @@ const LEAST_PER_THOUSAND: [(&str, u64); 62] = [
     ("stale seen on QEMU", 50),
     ("stale seen on the model", 70),
 ];
-
-fn setting(name: &str, default: u64) -> u64 {
-    let Ok(text) = std::env::var(name) else {
-        return default;
-    };
-    let number = match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => text.parse(),
-    };
-    number.unwrap_or_else(|_| panic!("{name} = {text} is not a number"))
-}
 
 #[test]
 fn qemu_and_the_model_agree_on_random_cases() {
