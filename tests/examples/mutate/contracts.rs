@@ -87,8 +87,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "a mapping does not perform a deferred attach",
         "iommu-core/src/device.rs",
         &[(
-            "                Context::MayBlock => self.attach_now(),",
-            "                Context::MayBlock => Ok(()),",
+            "Context::MayBlock => group.attach_deferred(id),",
+            "Context::MayBlock => Ok(()),",
         )],
     ),
     mutation(

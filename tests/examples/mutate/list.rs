@@ -156,8 +156,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "a range of pages is invalidated but for its end",
         "arm-smmu-v3/src/gather.rs",
         &[(
-            "at_start.over(len >> PAGE_SHIFT, level)",
-            "at_start.over((len >> PAGE_SHIFT).div_ceil(2), level)",
+            "at_start.over(self.granule, pages, level)",
+            "at_start.over(self.granule, pages.div_ceil(2), level)",
         )],
     ),
     mutation(
@@ -204,16 +204,16 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "a tag returns though the TLB may hold it",
         "arm-smmu-v3/src/domain.rs",
         &[(
-            "                    Tables::Stage1 { table, cd, .. } => {\n",
-            "                    Tables::Stage1 { table, cd, asid } => {\n                        self.smmu.asids.free(*asid);\n",
+            "(Err(_), Tag::Stage1 { cd, .. }) => cd.leak(),",
+            "(Err(_), Tag::Stage1 { cd, asid, .. }) => {\n                cd.leak();\n                self.smmu.asids.free(*asid);\n            }",
         )],
     ),
     mutation(
         "tables come back though their invalidation was not confirmed",
-        "arm-smmu-v3/src/domain.rs",
+        "arm-smmu-v3/src/paging.rs",
         &[(
-            "        self.end_translations(self.scope.of(&changed), changed.range())?;\n        if changed.has_tables() {\n            self.enter(table).reclaim(changed);\n        }\n        Ok(())",
-            "        let result = self.end_translations(self.scope.of(&changed), changed.range());\n        self.enter(table).reclaim(changed);\n        result",
+            "        self.domain.forget(&changed)?;\n        if changed.has_tables() {\n            self.enter().reclaim(changed);\n        }\n        Ok(())",
+            "        let result = self.domain.forget(&changed);\n        self.enter().reclaim(changed);\n        result",
         )],
     ),
     mutation(

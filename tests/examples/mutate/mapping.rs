@@ -53,8 +53,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         "mapping: the last page of an unmap stays",
         UNMAP,
         &[(
-            "            let last = table.index::<F>(part.last, level);\n            let words = &table.words[first..=last];",
-            "            let last = table.index::<F>(part.last, level);\n            let words = &table.words[first..last.max(first + 1)];",
+            "words = &table.words[first..=last];\n        let (blocks, rest) = words.as_chunks::<BLOCK>();\n        blocks",
+            "words = &table.words[first..last.max(first + 1)];\n        let (blocks, rest) = words.as_chunks::<BLOCK>();\n        blocks",
         )],
     ),
     mutation(
@@ -108,6 +108,51 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         &[(
             "return pieces.all(|piece| piece.is_whole_pages(page));",
             "return pieces.all(|piece| piece.addr.is_aligned(8)) || page == 0;",
+        )],
+    ),
+    mutation(
+        "mapping: a flush invalidates nothing",
+        "arm-smmu-v3/src/domain.rs",
+        &[(
+            "self.end_translations([self.scope.by_tag], AddrRange::EVERYTHING)",
+            "Ok(())",
+        )],
+    ),
+    mutation(
+        "mapping: a flush leaves devices' caches alone",
+        "arm-smmu-v3/src/domain.rs",
+        &[(
+            "self.end_translations([self.scope.by_tag], AddrRange::EVERYTHING)",
+            "self.end_translations([self.scope.by_tag], AddrRange::page(0, 4096))",
+        )],
+    ),
+    mutation(
+        "mapping: a flush covers what is unmapped after it",
+        "iommu-core/src/flush.rs",
+        &[(
+            "let flush = self.begun.load(Ordering::Relaxed) + 1;",
+            "let flush = self.begun.load(Ordering::Relaxed);",
+        )],
+    ),
+    mutation(
+        "mapping: a retired buffer comes back without a flush",
+        SPACE,
+        &[("            self.domain.flush()?;\n", "")],
+    ),
+    mutation(
+        "mapping: granules are mixed up in entries",
+        "arm-smmu-v3/src/spec/granule.rs",
+        &[(
+            "Self::K64 => 1,\n            Self::K16 => 2,",
+            "Self::K64 => 2,\n            Self::K16 => 1,",
+        )],
+    ),
+    mutation(
+        "mapping: granules are mixed up in invalidations",
+        "arm-smmu-v3/src/spec/granule.rs",
+        &[(
+            "Self::K16 => 2,\n            Self::K64 => 3,",
+            "Self::K16 => 3,\n            Self::K64 => 2,",
         )],
     ),
 ];
