@@ -1,45 +1,96 @@
 //! The command queue (3.5, chapter 4): what the driver asks of the hardware.
 //!
 //! Positions count commands since the queue was opened and never wrap, so that waiting for one
-//! needs no care about indexes. The lock is held for a few register accesses at a time and never
-//! while waiting: a waiter looks, lets go, and looks again.
+//! needs no care about indexes.
 //!
-//! What a caller asks for goes into the queue with a `CMD_SYNC` of its own behind it, under one hold
-//! of the lock. So what fails at these positions is that caller's and nobody else's. Whoever finds
-//! room takes it: a caller never waits for another one, who may have been interrupted.
+//! # Many producers
+//!
+//! A caller takes the lock, builds its commands in the next slots, writes `SMMU_CMDQ_PROD`, and lets
+//! go: one read-modify-write, and no register is read meanwhile. Whoever waits looks at
+//! `SMMU_CMDQ_CONS` without the lock.
+//!
+//! A place could be reserved without a lock. But then a producer that is interrupted keeps everybody
+//! behind it from being published, an interrupt handler on the same CPU too, which would wait for
+//! itself; only the platform's [`IrqLock`](Platform::IrqLock) keeps interrupts off. So a producer
+//! is never interrupted half way. Where its CPU is stopped all the same, by a hypervisor, nothing of
+//! what it does is seen, nothing is overwritten, and others wait for no longer than their bound
+//! ([`ErrorKind::Busy`](iommu_core::ErrorKind::Busy)). Who comes first is `turn`'s business.
+//!
+//! # Sharing a `CMD_SYNC`
+//!
+//! A caller's commands have a `CMD_SYNC` behind them, unless two are on their way already: then they
+//! go without one and are covered by whatever `CMD_SYNC` is submitted next. If nobody comes, one of
+//! those who wait submits one when the first of the two has completed. So the hardware always has
+//! the next one at hand, and any number of callers wait for one together. Commands that a device
+//! answers keep a `CMD_SYNC` of their own, because that is what fails with the device (4.7.3). So
+//! what fails at a caller's positions is that caller's and nobody else's.
+//!
+//! # Order
+//!
+//! Stores into slots, `published` and `synced` come before [`DmaMemory::write_barrier`], and that
+//! before the doorbell. What is noted about a failure comes before the write barrier ahead of the
+//! write of `SMMU_GERRORN`, which alone gets the hardware over it. A look reads `SMMU_CMDQ_CONS`,
+//! passes [`DmaMemory::read_barrier`], and only then loads `published`, `synced` and `failed`. So it
+//! sees at least what had been published when the hardware got there, and every failure that it got
+//! over. The index that was read is unambiguous: the hardware is never more than a whole queue behind
+//! what is published, and whoever publishes more has seen it move on.
+//!
+//! `consumed` is a bound that anybody may store, once the hardware is there, and that whoever fills
+//! slots acquires: the hardware had read them before. It may go back to an old value, because the
+//! hardware does not; that costs another look at most. Everything else that changes is under the
+//! lock.
+//!
+//! `tests/loom.rs` goes through the orders of two callers.
 
 mod failures;
 mod posting;
 mod recovery;
+mod slots;
+mod turn;
+mod waiting;
 
-use core::mem;
-use core::sync::atomic::AtomicU64;
+use alloc::boxed::Box;
 
-use iommu_core::{DmaBlock, DmaMemory, Error, ErrorKind, PhysAddr, Platform, RawLock, Result};
+use iommu_core::{DmaBlock, DmaMemory, Platform, RawLock, Result};
 use lock_api::{Mutex, MutexGuard};
 
 use crate::hardware::Hardware;
 use crate::spec::commands::{Command, SIZE};
 use crate::spec::registers::{QueueBase, offset};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use failures::{Failures, graver};
+use turn::Line;
 
 pub(crate) use posting::Unsettled;
 
 const QUEUE: &str = "command queue";
 
-/// A place for one command.
-type Slot = [AtomicU64; SIZE / 8];
-
+// What every submission reads and writes comes first, in one cache line where the lock is small.
+#[repr(C, align(64))]
 pub(crate) struct CommandQueue<M: DmaMemory, L: RawLock> {
+    line: Line,
+    /// Positions before this one hold, or held, commands. Changes under the lock.
+    published: AtomicU64,
+    /// The end of the last `CMD_SYNC` behind everything of a caller's. Changes under the lock.
+    synced: AtomicU64,
+    /// Positions before this one are known to be done with. May go back to one that was known
+    /// before.
+    consumed: AtomicU64,
+    state: Mutex<L, State>,
     entries: DmaBlock<M>,
     /// The number of commands that the queue holds, a power of two.
     capacity: u64,
+    /// The bits of an index and its wrap bit.
+    mask: u64,
+    /// The end of the latest command that failed. Changes under the lock.
+    failed: AtomicU64,
+    /// Whether the queue is [`Condition::Running`]. Changes under the lock.
+    running: AtomicBool,
     /// Positions below this one hold commands that nobody has waited for; 0 for none.
     posted: AtomicU64,
     /// How often something came between the hardware and an invalidation since everything was
     /// last invalidated.
     doubts: AtomicU64,
-    state: Mutex<L, State>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,46 +104,26 @@ enum Condition {
 
 struct State {
     condition: Condition,
-    /// Positions before this one hold, or held, commands.
-    produced: u64,
-    /// Positions before this one are known to be done with.
-    consumed: u64,
-    failures: Failures,
+    /// The end of a `CMD_SYNC` before the one of `synced`: the last such, unless that is known to
+    /// have completed.
+    earlier: u64,
+    failures: Box<Failures>,
 }
 
-impl State {
-    const fn new(condition: Condition) -> Self {
-        Self {
-            condition,
-            produced: 0,
-            consumed: 0,
-            failures: Failures::new(),
-        }
-    }
-}
-
-/// Commands in the queue, and a `CMD_SYNC` behind them: positions from `first` to below `end`.
+/// What one caller has submitted at a time: positions from `first` to below `end`.
+#[derive(Clone, Copy)]
 struct Part {
     first: u64,
     end: u64,
-    /// Index and wrap bit of `end`, as the registers have it.
-    prod: u32,
 }
 
-impl Part {
-    /// Looks whether the hardware is done with this part, which was submitted under this very hold
-    /// of the lock.
-    ///
-    /// A command that failed would stop the index before it, and nobody else can have got the
-    /// hardware over it meanwhile. So where the register says nothing but where the part ends, all
-    /// went well.
-    fn is_done<P: Platform>(&self, hardware: &Hardware<P>, state: &mut State) -> bool {
-        let done = hardware.read32(offset::CMDQ_CONS) == self.prod;
-        if done {
-            state.consumed = self.end;
-        }
-        done
-    }
+/// What tells that a part has completed: a `CMD_SYNC` behind it that the hardware is past.
+#[derive(Clone, Copy)]
+enum CoveredBy {
+    /// The one that ends here.
+    Sync(u64),
+    /// One that is to come, at the latest when the hardware is past the one that ends here.
+    OneAfter(u64),
 }
 
 impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
@@ -100,12 +131,24 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     pub(crate) fn new(memory: &M, log2: u8, output_bits: u32) -> Result<Self> {
         let size = SIZE << log2;
         let entries = DmaBlock::new(memory, size, size.max(32), QUEUE)?.below(output_bits)?;
+        let [published, synced, consumed, failed, posted, doubts] = [0; 6].map(AtomicU64::new);
         Ok(Self {
+            line: Line::new(),
+            published,
+            synced,
+            consumed,
+            state: Mutex::new(State {
+                condition: Condition::Closed,
+                earlier: 0,
+                failures: Box::new(Failures::new()),
+            }),
             entries,
             capacity: 1 << log2,
-            posted: AtomicU64::new(0),
-            doubts: AtomicU64::new(0),
-            state: Mutex::new(State::new(Condition::Closed)),
+            mask: (2 << log2) - 1,
+            failed,
+            running: AtomicBool::new(false),
+            posted,
+            doubts,
         })
     }
 
@@ -118,15 +161,21 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
             .with_allocate(true)
     }
 
-    /// Lets commands be submitted: the hardware takes them from index 0 on.
+    /// Lets commands be submitted: the hardware takes them from index 0 on. Called once.
     pub(crate) fn open(&self) {
-        *self.state.lock() = State::new(Condition::Running);
+        self.set_condition(&mut self.state.lock(), Condition::Running);
     }
 
     /// From here on there is nothing to invalidate: translation is off, and that is confirmed.
     /// Commands succeed without reaching the hardware.
     pub(crate) fn close(&self) {
-        self.state.lock().condition = Condition::Closed;
+        self.set_condition(&mut self.state.lock(), Condition::Closed);
+    }
+
+    fn set_condition(&self, state: &mut State, condition: Condition) {
+        state.condition = condition;
+        let running = condition == Condition::Running;
+        self.running.store(running, Ordering::Relaxed);
     }
 
     /// The memory stays allocated for good.
@@ -135,7 +184,8 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     }
 
     /// Submits `commands`, a `CMD_SYNC` behind them, and waits until that has completed: every
-    /// command then has, and the hardware acts on nothing that they invalidated.
+    /// command then has, and the hardware acts on nothing that they invalidated. Where others wait
+    /// too, that may be one `CMD_SYNC` for several callers.
     ///
     /// Where there is no room for all of them, they are submitted in parts as room comes up, each
     /// with a `CMD_SYNC` and waited for before the next. An iterator that says how many there are
@@ -143,11 +193,20 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     ///
     /// # Errors
     ///
+    /// Each wait has the bound for itself: for the queue, for room, for the end of a part.
+    ///
+    /// - [`ErrorKind::Busy`]: another caller does not let go of the queue; what was submitted by
+    ///   then may still happen;
     /// - [`ErrorKind::IommuTimedOut`]: no end within the bound; names the command it hangs at;
     /// - [`ErrorKind::DeviceTimedOut`]: a device's cache did not answer; any other `CMD_ATC_INV`
     ///   among `commands` may have come to nothing with that (4.7.3), all the rest was done;
     /// - [`ErrorKind::Hardware`]: the hardware refused one of the commands, could not read the
     ///   queue, or reports a position that cannot be.
+    ///
+    /// [`ErrorKind::Busy`]: iommu_core::ErrorKind::Busy
+    /// [`ErrorKind::IommuTimedOut`]: iommu_core::ErrorKind::IommuTimedOut
+    /// [`ErrorKind::DeviceTimedOut`]: iommu_core::ErrorKind::DeviceTimedOut
+    /// [`ErrorKind::Hardware`]: iommu_core::ErrorKind::Hardware
     #[inline(always)]
     pub(crate) fn run<P>(
         &self,
@@ -158,11 +217,12 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         P: Platform<Memory = M, IrqLock = L>,
     {
         let commands = commands.into_iter();
-        let mut state = self.state.lock();
-        let Some((row, sync)) = self.row(&state, commands.size_hint()) else {
-            return self.run_in_parts(hardware, commands, state);
+        let Some(state) = self.try_enter() else {
+            return self.run_in_parts(hardware, commands, None);
         };
-        let part = self.part(&state, row.len() as u64 + 1);
+        let Some((row, sync)) = self.idle_row(&state, commands.size_hint()) else {
+            return self.run_in_parts(hardware, commands, Some(state));
+        };
         let mut count = 0;
         row.iter().zip(commands).for_each(|(slot, command)| {
             self.store(slot, command);
@@ -170,234 +230,127 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         });
         debug_assert_eq!(count, row.len(), "as many as were announced");
         self.store(sync, Command::sync());
-        self.submit(hardware, &mut state, &part);
-        if part.is_done(hardware, &mut state) {
+        let part = self.next(row.len() as u64 + 1);
+        self.synced.store(part.end, Ordering::Relaxed);
+        self.submit(hardware, part);
+        drop(state);
+        // A command that failed stops the index before it, unless somebody else was there already.
+        let cons = hardware.read32(offset::CMDQ_CONS);
+        self.entries.memory().read_barrier();
+        if cons == self.index(part.end) && !self.may_have_failed(part) {
+            self.consumed.store(part.end, Ordering::Release);
             return Ok(());
         }
-        drop(state);
         self.finish(hardware, part)
     }
 
-    /// The next slots for as many commands as `announced`, and the one for a `CMD_SYNC` behind
-    /// them, where that is known, and the queue has them in one row.
-    fn row(&self, state: &State, announced: (usize, Option<usize>)) -> Option<(&[Slot], &Slot)> {
-        let (count, most) = announced;
-        if most != Some(count) || !self.has_room(state, count) {
-            return None;
+    /// The next `count` positions. Under the lock.
+    #[inline(always)]
+    fn next(&self, count: u64) -> Part {
+        let first = self.published.load(Ordering::Relaxed);
+        Part {
+            first,
+            end: first + count,
         }
-        let rest = self.slots().get(self.slot(state.produced)..)?;
-        let (sync, row) = rest.get(..=count)?.split_last()?;
-        Some((row, sync))
     }
 
-    /// The next `count` positions.
-    fn part(&self, state: &State, count: u64) -> Part {
-        let first = state.produced;
-        let end = first + count;
-        #[expect(clippy::cast_possible_truncation, reason = "masked to at most 20 bits")]
-        let prod = (end & (2 * self.capacity - 1)) as u32;
-        Part { first, end, prod }
-    }
-
-    /// Tells the hardware of the commands of `part`, which are in their slots.
-    fn submit<P>(&self, hardware: &Hardware<P>, state: &mut State, part: &Part)
+    /// Tells the hardware of the commands of `part`, which are in their slots. Under the lock.
+    #[inline(always)]
+    fn submit<P>(&self, hardware: &Hardware<P>, part: Part)
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
-        self.clean(part.first, part.end);
+        self.clean(part);
+        self.published.store(part.end, Ordering::Relaxed);
         self.entries.memory().write_barrier();
-        state.produced = part.end;
-        hardware.write32(offset::CMDQ_PROD, part.prod);
+        hardware.write32(offset::CMDQ_PROD, self.index(part.end));
     }
 
-    /// Waits for what was submitted.
-    #[cold]
-    #[inline(never)]
-    fn finish<P>(&self, hardware: &Hardware<P>, part: Part) -> Result
+    /// Puts a `CMD_SYNC` behind the next `count` commands, which are in their slots, and tells the
+    /// hardware.
+    fn submit_with_sync<P>(&self, hardware: &Hardware<P>, state: &mut State, count: u64) -> Part
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
-        self.outcome(hardware, part)?.unwrap_or(Ok(()))
+        let part = self.next(count + 1);
+        self.put(part.end - 1, Command::sync());
+        state.earlier = self.synced.load(Ordering::Relaxed);
+        self.synced.store(part.end, Ordering::Relaxed);
+        self.submit(hardware, part);
+        part
     }
 
-    /// Submits `commands` as there is room, part after part, each with a `CMD_SYNC` behind it.
+    /// Tells the hardware of the next `count` commands, the last of a caller's, which are in their
+    /// slots: with a `CMD_SYNC` behind them, or, where two are on their way, without. One for these
+    /// alone would complete after both.
+    fn submit_last<P>(
+        &self,
+        hardware: &Hardware<P>,
+        state: &mut State,
+        consumed: u64,
+        count: u64,
+    ) -> (Part, CoveredBy)
+    where
+        P: Platform<Memory = M, IrqLock = L>,
+    {
+        let part = self.next(count);
+        // A device that does not answer fails the `CMD_SYNC`: only who asked it is to be told.
+        if consumed < state.earlier && !self.asks_devices(part) {
+            self.submit(hardware, part);
+            (part, CoveredBy::OneAfter(state.earlier))
+        } else {
+            let part = self.submit_with_sync(hardware, state, count);
+            (part, CoveredBy::Sync(part.end))
+        }
+    }
+
+    /// Submits `commands` as there is room, part after part.
+    #[cold]
     #[inline(never)]
     fn run_in_parts<'a, P>(
         &'a self,
         hardware: &Hardware<P>,
         commands: impl Iterator<Item = Command>,
-        state: MutexGuard<'a, L, State>,
+        state: Option<MutexGuard<'a, L, State>>,
     ) -> Result
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
-        let mut commands = commands.peekable();
+        let mut commands = commands.fuse();
         let (known, _) = commands.size_hint();
-        let mut ready = self.has_room(&state, known.max(1)).then_some(state);
+        let state = match state {
+            Some(state) => state,
+            None => self.enter(hardware)?,
+        };
+        let consumed = self.consumed.load(Ordering::Acquire);
+        let has_room = self.has_room(&state, consumed, known.max(1));
+        let mut ready = has_room.then_some((state, consumed));
         let mut result = Ok(());
+        let mut next = commands.next();
         loop {
             let room = match ready.take() {
-                Some(state) => Some(state),
+                Some(room) => Some(room),
                 None => self.wait_for_room(hardware)?,
             };
-            let Some(mut state) = room else { return Ok(()) };
-            let count = self.fill(&state, &mut commands);
-            let part = self.part(&state, count + 1);
-            self.put(part.end - 1, Command::sync());
-            self.submit(hardware, &mut state, &part);
-            if !part.is_done(hardware, &mut state) {
-                drop(state);
-                let Some(outcome) = self.outcome(hardware, part)? else {
-                    return Ok(());
-                };
-                result = graver(result, outcome);
-            }
-            if commands.peek().is_none() {
+            let Some((mut state, consumed)) = room else {
+                return Ok(());
+            };
+            let count = self.fill(consumed, next, &mut commands);
+            next = commands.next();
+            let (part, covered) = match next {
+                Some(_) => {
+                    let part = self.submit_with_sync(hardware, &mut state, count);
+                    (part, CoveredBy::Sync(part.end))
+                }
+                None => self.submit_last(hardware, &mut state, consumed, count),
+            };
+            drop(state);
+            result = graver(result, self.outcome(hardware, part, covered)?);
+            if next.is_none() {
                 return result;
             }
         }
     }
-
-    /// Puts commands into the next slots until there are no more, or there is room for a `CMD_SYNC`
-    /// only. Returns how many.
-    #[inline]
-    fn fill(&self, state: &State, commands: &mut impl Iterator<Item = Command>) -> u64 {
-        let room = self.room(state) - 1;
-        let start = self.slot(state.produced);
-        let (later, next) = self.slots().split_at_checked(start).unwrap_or_default();
-        let mut count = 0;
-        for row in [next, later] {
-            let row = row.get(..room - count).unwrap_or(row);
-            for slot in row {
-                let Some(command) = commands.next() else {
-                    return count as u64;
-                };
-                self.store(slot, command);
-                count += 1;
-            }
-        }
-        count as u64
-    }
-
-    /// Waits for room for a command and a `CMD_SYNC`.
-    #[cold]
-    #[inline(never)]
-    fn wait_for_room<P>(&self, hardware: &Hardware<P>) -> Result<Option<MutexGuard<'_, L, State>>>
-    where
-        P: Platform<Memory = M, IrqLock = L>,
-    {
-        // There may be more than is known of: the hardware is looked at first.
-        let mut looked = false;
-        self.wait(hardware, |state| {
-            mem::replace(&mut looked, true) && self.has_room(state, 1)
-        })
-    }
-
-    /// Waits until `part` is done with, and returns what became of it; `None` where the queue was
-    /// closed.
-    fn outcome<P>(&self, hardware: &Hardware<P>, part: Part) -> Result<Option<Result>>
-    where
-        P: Platform<Memory = M, IrqLock = L>,
-    {
-        let state = self.wait(hardware, |state| state.consumed >= part.end)?;
-        Ok(state.map(|state| state.failures.within(part.first..part.end)))
-    }
-
-    /// Waits until `done`, and returns the state still locked; `None` where the queue is closed.
-    fn wait<P>(
-        &self,
-        hardware: &Hardware<P>,
-        mut done: impl FnMut(&State) -> bool,
-    ) -> Result<Option<MutexGuard<'_, L, State>>>
-    where
-        P: Platform<Memory = M, IrqLock = L>,
-    {
-        let seen = hardware.poll(|| {
-            let mut state = self.state.lock();
-            match state.condition {
-                Condition::Closed => return Some(Ok(None)),
-                Condition::Broken => return Some(Err(broken())),
-                Condition::Running => {}
-            }
-            if !done(&state)
-                && let Err(error) = self.refresh(hardware, &mut state)
-            {
-                return Some(Err(error));
-            }
-            done(&state).then_some(Ok(Some(state)))
-        });
-        seen.unwrap_or_else(|| {
-            let at = self.state.lock().consumed;
-            Err(Error::new(
-                ErrorKind::IommuTimedOut,
-                "the SMMU does not get past this command",
-            )
-            .of(self.culprit(at)))
-        })
-    }
-
-    fn slots(&self) -> &[Slot] {
-        self.entries.words().as_chunks().0
-    }
-
-    /// Whether `count` commands can be put in, and a `CMD_SYNC` behind them.
-    fn has_room(&self, state: &State, count: usize) -> bool {
-        state.condition == Condition::Running && count < self.room(state)
-    }
-
-    fn room(&self, state: &State) -> usize {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "at most what the queue holds"
-        )]
-        let room = (self.capacity - (state.produced - state.consumed)) as usize;
-        room
-    }
-
-    fn slot(&self, position: u64) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "masked to at most 19 bits")]
-        let slot = (position & (self.capacity - 1)) as usize;
-        slot
-    }
-
-    fn put(&self, position: u64, command: Command) {
-        if let Some(slot) = self.slots().get(self.slot(position)) {
-            self.store(slot, command);
-        }
-    }
-
-    fn store(&self, slot: &Slot, Command(words): Command) {
-        for (word, value) in slot.iter().zip(words) {
-            self.entries.memory().store_word(word, value.to_le());
-        }
-    }
-
-    /// Lets the hardware see the commands at positions from `first` to below `end`, where it does
-    /// not by itself.
-    fn clean(&self, first: u64, end: u64) {
-        let memory = self.entries.memory();
-        if memory.is_coherent() {
-            return;
-        }
-        let clean = |from: usize, to: usize| {
-            let addr = PhysAddr(self.entries.addr().0 + (from * SIZE) as u64);
-            memory.clean(addr, (to - from) * SIZE);
-        };
-        match (self.slot(first), self.slot(end)) {
-            (from, to) if from < to => clean(from, to),
-            (from, to) => {
-                clean(from, self.slots().len());
-                clean(0, to);
-            }
-        }
-    }
-}
-
-fn broken() -> Error {
-    Error::new(
-        ErrorKind::IommuTimedOut,
-        "the command queue has stopped for good",
-    )
 }
 
 #[cfg(test)]

@@ -1,13 +1,18 @@
 //! Parts of the driver for this crate's own benches. Not part of the API: no promise is made about
 //! any of it.
 
+use core::time::Duration;
+
 use iommu_core::entry::{Store, Target};
 use iommu_core::{Platform, Result, StreamId};
 
+use crate::command_queue::CommandQueue;
+use crate::hardware::Hardware;
 use crate::smmu::ArmSmmuV3;
 use crate::spec::commands::Command;
 use crate::spec::ste::{Ste, WORDS};
 use crate::stream_table::StreamEntry;
+use crate::sync::AtomicU64;
 
 /// Runs `commands` through the command queue, a `CMD_SYNC` behind them, and waits for that.
 ///
@@ -19,6 +24,48 @@ pub fn run<P: Platform>(
     commands: impl IntoIterator<Item = Command>,
 ) -> Result {
     smmu.inner.commands.run(&smmu.inner.hardware, commands)
+}
+
+/// A command queue by itself, on hardware that has nothing else.
+#[expect(missing_debug_implementations, reason = "nobody prints it")]
+pub struct Queue<P: Platform> {
+    commands: CommandQueue<P::Memory, P::IrqLock>,
+    hardware: Hardware<P>,
+}
+
+impl<P: Platform> Queue<P> {
+    /// A queue of 2^`log2` commands, open; waits end after `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`iommu_core::ErrorKind::OutOfMemory`].
+    pub fn new(platform: P, log2: u8, timeout: Duration) -> Result<Self> {
+        let commands = CommandQueue::new(platform.memory(), log2, 48)?;
+        commands.open();
+        Ok(Self {
+            commands,
+            hardware: Hardware::new(platform, timeout),
+        })
+    }
+
+    /// The memory that the hardware finds the commands in.
+    pub fn words(&self) -> &[AtomicU64] {
+        self.commands.words()
+    }
+
+    /// As [`run`].
+    ///
+    /// # Errors
+    ///
+    /// As [`run`].
+    pub fn run(&self, commands: impl IntoIterator<Item = Command>) -> Result {
+        self.commands.run(&self.hardware, commands)
+    }
+
+    /// Submits `commands` and does not wait for them.
+    pub fn post(&self, commands: impl IntoIterator<Item = Command>) {
+        self.commands.post(&self.hardware, commands.into_iter());
+    }
 }
 
 /// The entry of one stream.

@@ -39,6 +39,7 @@ mod reset;
 mod smmu;
 pub mod spec;
 mod stream_table;
+mod sync;
 mod tidy;
 mod write;
 

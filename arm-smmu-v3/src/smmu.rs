@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use core::fmt;
+use core::iter;
 
 use iommu_core::entry::Target;
 use iommu_core::{DomainRef, Error, ErrorKind, Ids, Platform, Result, StreamId};
@@ -186,7 +187,8 @@ impl<P: Platform> ArmSmmuV3<P> {
         } = &*self.inner;
         let active = hardware.read32(offset::GERROR) ^ hardware.read32(offset::GERRORN);
         commands.check(hardware);
-        commands.with_gerrorn(|| {
+        // Where that is not possible, the errors stay active, and are found again.
+        let _ = commands.with_gerrorn(hardware, || {
             let raised = Gerror::from(hardware.read32(offset::GERROR));
             let seen = Gerror::from(hardware.read32(offset::GERRORN));
             // The command queue's error is acknowledged by its recovery alone.
@@ -232,7 +234,7 @@ impl<P: Platform> Inner<P> {
     /// The same for one command.
     #[inline(never)]
     pub(crate) fn invalidate_one(&self, command: Command) -> Result {
-        self.invalidate([command])
+        self.invalidate(iter::once(command))
     }
 
     /// Makes sure that `stream` has an entry of its own.

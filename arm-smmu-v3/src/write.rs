@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::iter;
 
 use iommu_core::entry::{Device, Plan, Rules, Step, Store, Target, WriteError, write};
 use iommu_core::{DmaMemory, Error, ErrorKind, Member, Platform, Result, StreamId};
@@ -90,9 +91,9 @@ impl<P: Platform> Device for Alone<'_, P> {
     #[inline(always)]
     fn confirm(&mut self) -> core::result::Result<(), ()> {
         self.smmu.hardware.platform.memory().write_barrier();
-        let commands = [Command::cfgi_ste(self.stream, true)];
+        let command = Command::cfgi_ste(self.stream, true);
         self.smmu
-            .invalidate(commands)
+            .invalidate(iter::once(command))
             .map_err(|error| self.error = Some(error))
     }
 }

@@ -51,8 +51,9 @@ impl Failures {
     }
 }
 
-/// The graver of two results. That a device did not answer says that all was done but for
-/// invalidations at devices (4.7.3), so any other error is graver.
+/// The graver of two results. Where a device did not answer, invalidations of devices' caches may
+/// have come to nothing, that device's or another's, and all the rest was done (4.7.3). So any other
+/// error is graver.
 pub(super) fn graver(first: Result, second: Result) -> Result {
     match (&first, &second) {
         (Ok(()), _) => second,

@@ -4,14 +4,12 @@
 //! posted then is over long before the entries are used again, and who uses them looks whether it
 //! is.
 
-use core::mem;
-use core::sync::atomic::Ordering;
-
 use iommu_core::{DmaMemory, Platform, RawLock, Result};
 
 use super::CommandQueue;
 use crate::hardware::Hardware;
 use crate::spec::commands::Command;
+use crate::sync::Ordering;
 
 /// What may stand between the hardware and what is in memory.
 #[derive(Clone, Copy)]
@@ -22,8 +20,8 @@ pub(crate) struct Unsettled {
 
 impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     /// Submits as many of `commands` as there is room for, a `CMD_SYNC` behind them, and does not
-    /// wait. Commands that there is no room for are not asked for. From here on there is something
-    /// [unsettled](Self::unsettled).
+    /// wait. Commands that there is no room for are not asked for, nor any while another caller does
+    /// not let go of the queue. From here on there is something [unsettled](Self::unsettled).
     pub(crate) fn post<P>(
         &self,
         hardware: &Hardware<P>,
@@ -31,18 +29,21 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     ) where
         P: Platform<Memory = M, IrqLock = L>,
     {
-        let mut state = self.state.lock();
-        if !self.has_room(&state, 1) {
+        let Ok(mut state) = self.enter(hardware) else {
+            return;
+        };
+        let consumed = self.consumed.load(Ordering::Acquire);
+        if !self.has_room(&state, consumed, 1) {
             return;
         }
-        let count = self.fill(&state, &mut commands);
-        if count == 0 {
+        let first = commands.next();
+        if first.is_none() {
             return;
         }
-        let part = self.part(&state, count + 1);
-        self.put(part.end - 1, Command::sync());
-        self.posted.store(part.end, Ordering::Release);
-        self.submit(hardware, &mut state, &part);
+        let count = self.fill(consumed, first, &mut commands);
+        let end = self.next(count + 1).end;
+        self.posted.store(end, Ordering::Release);
+        self.submit_with_sync(hardware, &mut state, count);
     }
 
     /// Something was not invalidated that should have been, or nobody knows.
@@ -75,10 +76,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
-        let mut looked = false;
-        self.wait(hardware, |state| {
-            mem::replace(&mut looked, true) && state.consumed >= unsettled.posted
-        })?;
+        self.wait_past(hardware, unsettled.posted)?;
         let sure = self.doubts.load(Ordering::Acquire) == 0;
         if sure {
             self.settled(unsettled);

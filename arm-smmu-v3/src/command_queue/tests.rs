@@ -1,5 +1,6 @@
 //! Callers that meet in a queue of four, on hardware that does not see caches.
 
+use core::mem;
 use core::ops::RangeInclusive;
 use std::boxed::Box;
 use std::collections::VecDeque;
@@ -7,13 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use std::vec::Vec;
 
-use iommu_core::{BasicPlatform, Clock, Culprit, RegisterBank, SpinLock};
+use iommu_core::{BasicPlatform, Clock, Culprit, ErrorKind, PhysAddr, RegisterBank, SpinLock};
 use mock_hw::MockMemory;
 
 use super::*;
 
 /// What happens after somebody has looked in vain.
 type Turn = Box<dyn FnOnce() + Send>;
+
+mod producers;
 
 /// Hardware that does nothing but take commands from its queue, when it is told to.
 #[derive(Clone)]
@@ -22,6 +25,8 @@ struct Smmu(Arc<Mutex<Registers>>);
 struct Registers {
     memory: MockMemory,
     slots: PhysAddr,
+    /// How many there are.
+    capacity: u32,
     prod: u32,
     cons: u32,
     reason: u32,
@@ -29,6 +34,10 @@ struct Registers {
     gerrorn: u32,
     taken: Vec<Command>,
     turns: VecDeque<Turn>,
+    /// What happens just before the next access to a register.
+    before: Option<(usize, Turn)>,
+    /// A device does not answer the next `CMD_ATC_INV`, which fails the `CMD_SYNC` behind it.
+    silent_device: bool,
     /// Takes commands as soon as it is told of them, or never.
     eager: bool,
     dead: bool,
@@ -41,7 +50,7 @@ impl Registers {
     }
 
     fn slot(&self, index: u32) -> Command {
-        let at = self.slots.0 + u64::from(index & 3) * 16;
+        let at = self.slots.0 + u64::from(index % self.capacity) * 16;
         Command([at, at + 8].map(|at| self.memory.read_word(PhysAddr(at)).unwrap()))
     }
 
@@ -49,11 +58,17 @@ impl Registers {
     fn take(&mut self) {
         while !self.dead && self.prod != self.cons && !self.error_is_active() {
             let command = self.slot(self.cons);
+            let fails = self.silent_device
+                && command == SYNC
+                && self.taken.last().is_some_and(|last| last.is_atc_inv());
             if command == ILLEGAL {
                 (self.reason, self.gerror) = (1, self.gerror ^ 1);
+            } else if fails {
+                (self.reason, self.gerror) = (3, self.gerror ^ 1);
+                self.silent_device = false;
             } else {
                 self.taken.push(command);
-                self.cons = (self.cons + 1) & 7;
+                self.cons = (self.cons + 1) % (2 * self.capacity);
             }
         }
     }
@@ -63,6 +78,17 @@ impl Smmu {
     fn registers(&self) -> MutexGuard<'_, Registers> {
         self.0.lock().unwrap()
     }
+
+    /// The registers, after what was to happen before the one at `offset` is accessed.
+    fn access(&self, offset: usize) -> MutexGuard<'_, Registers> {
+        let mut registers = self.registers();
+        if let Some((_, turn)) = registers.before.take_if(|(at, _)| *at == offset) {
+            drop(registers);
+            turn();
+            registers = self.registers();
+        }
+        registers
+    }
 }
 
 impl RegisterBank for Smmu {
@@ -70,7 +96,7 @@ impl RegisterBank for Smmu {
         0x2_0000
     }
     fn read32(&self, offset: usize) -> u32 {
-        let registers = self.registers();
+        let registers = self.access(offset);
         match offset {
             offset::CMDQ_CONS => registers.cons | registers.reason << 24,
             offset::GERROR => registers.gerror,
@@ -79,7 +105,7 @@ impl RegisterBank for Smmu {
         }
     }
     fn write32(&self, offset: usize, value: u32) {
-        let mut registers = self.registers();
+        let mut registers = self.access(offset);
         match offset {
             offset::CMDQ_PROD => {
                 registers.prod = value;
@@ -122,14 +148,20 @@ struct Lab {
 }
 
 impl Lab {
+    /// A queue of four commands.
     fn new() -> Arc<Self> {
+        Self::with(2, Duration::from_millis(10))
+    }
+
+    fn with(log2: u8, timeout: Duration) -> Arc<Self> {
         let memory = MockMemory::new(PhysAddr(0x8000_0000), 0x10_0000);
         memory.set_coherent(false);
-        let queue = CommandQueue::new(&memory, 2, 44).unwrap();
+        let queue = CommandQueue::new(&memory, log2, 44).unwrap();
         queue.open();
         let smmu = Smmu(Arc::new(Mutex::new(Registers {
             memory: memory.clone(),
             slots: queue.entries.addr(),
+            capacity: 1 << log2,
             prod: 0,
             cons: 0,
             reason: 0,
@@ -137,6 +169,8 @@ impl Lab {
             gerrorn: 0,
             taken: Vec::new(),
             turns: VecDeque::new(),
+            before: None,
+            silent_device: false,
             eager: false,
             dead: false,
             time: Duration::ZERO,
@@ -147,7 +181,7 @@ impl Lab {
             memory,
             clock,
         };
-        let hardware = Hardware::new(platform, Duration::from_millis(10));
+        let hardware = Hardware::new(platform, timeout);
         Arc::new(Self {
             queue,
             hardware,

@@ -173,6 +173,13 @@ impl Command {
         Self([SYNC as u64, 0])
     }
 
+    /// Whether a device's cache is asked to invalidate something (`CMD_ATC_INV`, 4.5.1).
+    #[must_use]
+    #[inline]
+    pub const fn is_atc_inv(self) -> bool {
+        self.0[0] & 0xff == ATC_INV as u64
+    }
+
     /// The command's name in the specification.
     #[must_use]
     #[inline]
