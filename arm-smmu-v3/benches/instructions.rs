@@ -24,8 +24,8 @@ mod harness {
     use iommu_core::Result;
 
     use crate::common::{
-        Attach, Build, Case, Floor, Frame, Invalidate, Kind, Lab, On, Transition, Written, rows,
-        warm,
+        Attach, Build, Case, Floor, Frame, Invalidate, Kind, Lab, On, Transition, Wrapping,
+        Written, rows, warm,
     };
 
     macro_rules! groups {

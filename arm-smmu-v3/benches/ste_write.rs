@@ -10,7 +10,8 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
 
 use common::{
-    Attach, Build, Case, Floor, Frame, Invalidate, Kind, Lab, On, Transition, Written, rows, warm,
+    Attach, Build, Case, Floor, Frame, Invalidate, Kind, Lab, On, Transition, Wrapping, Written,
+    rows, warm,
 };
 
 /// How many calls in a row are timed together, each on a case of its own.

@@ -58,8 +58,14 @@ impl<P: Platform> Queue<P> {
     /// # Errors
     ///
     /// As [`run`].
+    #[inline]
     pub fn run(&self, commands: impl IntoIterator<Item = Command>) -> Result {
         self.commands.run(&self.hardware, commands)
+    }
+
+    /// What the interrupt of global errors does for the queue.
+    pub fn check(&self) {
+        self.commands.check(&self.hardware);
     }
 
     /// Submits `commands` and does not wait for them.

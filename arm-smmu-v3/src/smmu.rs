@@ -180,7 +180,7 @@ impl<P: Platform> ArmSmmuV3<P> {
     /// replaced, so that the queue goes on, and reported to whoever waits for it. For the interrupt
     /// of global errors, or for polling.
     ///
-    /// Context: interrupt-safe; does not wait.
+    /// Context: interrupt-safe; waits for no hardware.
     pub fn handle_global_errors(&self) -> GlobalErrors {
         let Inner {
             hardware, commands, ..

@@ -39,6 +39,7 @@ struct Shared {
     cons: AtomicU32,
     gerror: AtomicU32,
     gerrorn: AtomicU32,
+    capacity: u32,
     /// The queue's memory.
     slots: Vec<[AtomicU64; 2]>,
     taker: Mutex<Taker>,
@@ -67,6 +68,7 @@ impl Smmu {
             cons: word(),
             gerror: word(),
             gerrorn: word(),
+            capacity: 1 << log2,
             slots: (0..1 << log2).map(|_| [0, 0].map(AtomicU64::new)).collect(),
             taker: Mutex::default(),
             taken: Mutex::default(),
@@ -90,7 +92,7 @@ impl Smmu {
         }
         fence(Ordering::Acquire);
         let slots = &self.0.slots;
-        let slot = &slots[*at as usize % slots.len()];
+        let slot = &slots[(*at % self.0.capacity) as usize];
         let command = Command([slot[0].load(Relaxed), slot[1].load(Relaxed)]);
         if command == ILLEGAL {
             (*reason, *failed) = (1 << 24, true);
@@ -98,8 +100,12 @@ impl Smmu {
             fence(Ordering::Release);
             self.0.gerror.swap(!current(&self.0.gerrorn) & 1, Relaxed);
         } else {
-            self.0.taken.lock().expect("one thread at a time").push(command);
-            *at = (*at + 1) % (2 * slots.len() as u32);
+            self.0
+                .taken
+                .lock()
+                .expect("one thread at a time")
+                .push(command);
+            *at = (*at + 1) % (2 * self.0.capacity);
             fence(Ordering::Release);
             self.0.cons.swap(*at | *reason, Relaxed);
         }
@@ -242,8 +248,8 @@ fn explore(
     check: fn(&Smmu),
 ) {
     let mut model = loom::model::Builder::new();
-    // All orders in which a thread is stopped three times at most, but where it waits anyway.
-    model.preemption_bound = model.preemption_bound.or(Some(3));
+    // All orders in which a thread is stopped four times at most, but where it waits anyway.
+    model.preemption_bound = model.preemption_bound.or(Some(4));
     model.max_branches = 20_000;
     model.check(move || {
         let smmu = Smmu::new(log2);
@@ -285,6 +291,31 @@ fn a_refused_command_is_told_to_its_owner_alone() {
         assert_eq!(error.kind(), ErrorKind::Hardware, "{error}");
     };
     explore(3, |_| (), [refused, run::<2>], |_| ());
+}
+
+#[test]
+fn a_refused_command_is_told_whoever_got_the_hardware_over_it() {
+    let refused = |queue: &Queue<Smmu>, smmu: &Smmu| {
+        let result = queue.run([ILLEGAL]);
+        assert!(result.is_err(), "{:?}", smmu.taken());
+    };
+    let interrupt = |queue: &Queue<Smmu>, smmu: &Smmu| {
+        smmu.take();
+        queue.check();
+        smmu.take();
+    };
+    explore(3, |_| (), [refused, interrupt], |_| ());
+}
+
+#[test]
+fn batches_of_unknown_length_wrap_and_share_the_room() {
+    fn run_two<const N: u16>(queue: &Queue<Smmu>, smmu: &Smmu) {
+        let commands = [command(N), command(N + 1)];
+        let result = queue.run(commands.into_iter().filter(|_| true));
+        assert!(result.is_ok() && smmu.is_done(commands[1]), "{result:?}");
+        assert!(smmu.is_done(commands[0]), "{:?}", smmu.taken());
+    }
+    explore(2, |_| (), [run_two::<1>, run_two::<3>], |_| ());
 }
 
 #[test]

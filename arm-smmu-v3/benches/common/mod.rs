@@ -17,7 +17,7 @@ use iommu_core::{
 pub(crate) use attach::{Attach, On};
 pub(crate) use entry::{Build, Frame, Kind, Transition, Written};
 use platform::{Platform, Registers, platform};
-pub(crate) use queue::{Floor, Invalidate};
+pub(crate) use queue::{Floor, Invalidate, Wrapping};
 
 /// One thing to measure.
 pub(crate) trait Case: 'static {
@@ -53,8 +53,9 @@ macro_rules! rows {
             }
             queue: {
                 store_and_doorbell, 18, Floor::new;
-                cfgi_ste_and_sync, 72, Invalidate::ste;
+                cfgi_ste_and_sync, 60, Invalidate::ste;
                 tlbi_64_pages_and_sync, 480, Invalidate::pages::<64>;
+                tlbi_64_pages_that_wrap, 800, Wrapping::pages::<64>;
                 written_abort_to_stage1, 220, Written::between(Kind::Abort, Kind::S1);
                 written_stage1_to_abort, 150, Written::between(Kind::S1, Kind::Abort);
                 written_stage1_to_other_table, 200, Written::between(Kind::S1, Kind::S1Prime);

@@ -1,12 +1,14 @@
 //! The command queue.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use arm_smmu_v3::internals;
+use arm_smmu_v3::internals::{self, Queue};
 use arm_smmu_v3::spec::commands::Command;
 use arm_smmu_v3::spec::registers::offset;
 use iommu_core::{Iova, RegisterBank, Result, StreamId};
 
+use super::platform::{Platform, platform};
 use super::{Case, Lab};
 
 /// The least that any invalidation takes: storing two commands of two words each, the doorbell, and
@@ -65,5 +67,43 @@ impl<I: IntoIterator<Item = Command> + Clone + 'static> Case for Invalidate<I> {
     #[inline(always)]
     fn call(&mut self) -> Result {
         internals::run(&self.lab.smmu, self.commands.clone())
+    }
+}
+
+/// The same where the queue ends in the middle of them.
+pub(crate) struct Wrapping<I> {
+    queue: Queue<Platform>,
+    /// How many commands were in the queue so far.
+    produced: u64,
+    commands: I,
+}
+
+impl Wrapping<()> {
+    /// As [`Invalidate::pages`].
+    pub(crate) fn pages<const N: u64>(
+        lab: &'static Lab,
+        n: u32,
+    ) -> Wrapping<impl IntoIterator<Item = Command> + Clone> {
+        let timeout = Duration::from_secs(1);
+        Wrapping {
+            queue: Queue::new(platform(), 7, timeout).expect("a queue"),
+            produced: 0,
+            commands: Invalidate::pages::<N>(lab, n).commands,
+        }
+    }
+}
+
+impl<I: IntoIterator<Item = Command> + Clone + 'static> Case for Wrapping<I> {
+    #[inline(always)]
+    fn call(&mut self) -> Result {
+        self.produced += 65;
+        self.queue.run(self.commands.clone())
+    }
+
+    fn reset(&mut self) {
+        while self.produced % 128 != 96 {
+            self.produced += 1;
+            self.queue.run([]).expect("it works");
+        }
     }
 }

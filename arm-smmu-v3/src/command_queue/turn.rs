@@ -6,6 +6,9 @@
 //! quickest, which is what costs the least, but nobody waits for long because of others who come
 //! again and again, whatever kind of lock the platform has.
 //!
+//! Those who wait for the hardware want the lock when it has got somewhere. They join the line too,
+//! and leave it when there is nothing for them to see.
+//!
 //! The line is a courtesy: nobody depends on it. Where it stands still, somebody in it is not there
 //! (this very CPU, maybe, interrupted), and whoever waits tries the lock all the same.
 
@@ -25,8 +28,8 @@ const STANDSTILL: u32 = if cfg!(loom) { 1 } else { 256 };
 
 /// Those who have waited for long: tickets, and how many of them were handed in.
 pub(super) struct Line {
-    joined: AtomicU32,
-    left: AtomicU32,
+    pub(super) joined: AtomicU32,
+    pub(super) left: AtomicU32,
 }
 
 impl Line {
@@ -42,7 +45,7 @@ impl Line {
 }
 
 /// One caller who waits.
-struct Turn<'a> {
+pub(super) struct Turn<'a> {
     line: &'a Line,
     ticket: Option<u32>,
     /// How many had left the line when that last changed.
@@ -52,7 +55,7 @@ struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    fn new(line: &'a Line) -> Self {
+    pub(super) fn new(line: &'a Line) -> Self {
         Self {
             line,
             ticket: None,
@@ -62,7 +65,7 @@ impl<'a> Turn<'a> {
     }
 
     /// Whether this caller may try the lock.
-    fn has_come(&mut self) -> bool {
+    pub(super) fn has_come(&mut self) -> bool {
         self.looks += 1;
         let Some(ticket) = self.ticket else {
             if self.looks > PATIENCE {
@@ -77,6 +80,13 @@ impl<'a> Turn<'a> {
         }
         // Whoever gave up behind this caller counts as well: it may be early, never late.
         left.wrapping_sub(ticket).cast_signed() >= 0 || self.looks > STANDSTILL
+    }
+}
+
+impl Turn<'_> {
+    /// Waits for something else from here on.
+    pub(super) fn give_up(&mut self) {
+        *self = Self::new(self.line);
     }
 }
 

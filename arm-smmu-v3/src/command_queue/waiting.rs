@@ -8,7 +8,7 @@ use core::cell::Cell;
 use iommu_core::{DmaMemory, Error, ErrorKind, Platform, RawLock, Result};
 use lock_api::MutexGuard;
 
-use super::turn::taken;
+use super::turn::{Turn, taken};
 use super::{CommandQueue, Condition, CoveredBy, Part, State};
 use crate::hardware::Hardware;
 use crate::spec::registers::offset;
@@ -194,13 +194,18 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
+        let mut turn = Turn::new(&self.line);
         let polled = hardware.poll(|| {
             match self.view(hardware).map(&glance) {
                 Some(Glance::AllDone) => return Some(Ok(Waited::AtAGlance)),
-                Some(Glance::NothingNew) if self.running.load(Ordering::Relaxed) => return None,
+                Some(Glance::NothingNew) if self.running.load(Ordering::Relaxed) => {
+                    turn.give_up();
+                    return None;
+                }
                 _ => {}
             }
-            let mut state = self.state.try_lock()?;
+            let mut state = turn.has_come().then(|| self.state.try_lock()).flatten()?;
+            turn.give_up();
             match self.look(hardware, &mut state) {
                 Ok(Some(reached)) => {
                     done(&mut state, reached).then_some(Ok(Waited::Locked(state, reached)))

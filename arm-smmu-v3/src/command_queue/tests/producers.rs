@@ -188,6 +188,27 @@ fn a_full_queue_is_waited_for_by_several_within_the_bound_of_each() {
     assert_eq!(lab.taken(), [in_parts(1, 3), in_parts(4, 3)].concat());
 }
 
+#[test]
+fn a_newcomer_lets_those_who_have_waited_for_long_go_first() {
+    for leaves in [false, true] {
+        let lab = Lab::new();
+        lab.smmu.registers().eager = true;
+        lab.queue.line.joined.fetch_add(1, Ordering::Relaxed);
+        if leaves {
+            then(&lab, |lab| {
+                assert!(lab.taken().is_empty(), "too early");
+                lab.queue.line.left.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        run(&lab, 1, 1, true).unwrap();
+        assert_eq!(lab.taken(), in_parts(1, 1));
+        // Nor does it wait for good for somebody who is not there.
+        let waited = lab.smmu.now();
+        assert_eq!(waited == Duration::from_millis(1), leaves, "{waited:?}");
+        assert!(waited < BOUND, "{waited:?}");
+    }
+}
+
 /// Each command says whose it is, and the how many-th.
 fn marked(caller: u16, from: u64, count: u64) -> impl Iterator<Item = Command> + Clone {
     (from..from + count).map(move |n| Command::tlbi_va(caller, Iova(n << 12)))
