@@ -17,6 +17,7 @@ use super::*;
 type Turn = Box<dyn FnOnce() + Send>;
 
 mod producers;
+mod throughput;
 
 /// Hardware that does nothing but take commands from its queue, when it is told to.
 #[derive(Clone)]
