@@ -237,6 +237,9 @@ fn the_hardware_finds_all_commands_in_order_each_part_with_a_sync() {
         for _ in 0..9 {
             run(&lab, 1, count, known).unwrap();
             assert_eq!(lab.taken(), in_parts(1, count), "known: {known}");
+            // And whatever was before.
+            run(&lab, 2, 1, true).unwrap();
+            assert_eq!(lab.taken(), in_parts(2, 1));
         }
         let waited = lab.smmu.now() > Duration::ZERO;
         assert_eq!(

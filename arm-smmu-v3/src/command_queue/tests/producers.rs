@@ -209,6 +209,40 @@ fn a_newcomer_lets_those_who_have_waited_for_long_go_first() {
     }
 }
 
+#[test]
+fn who_waits_for_room_joins_the_line_and_leaves_it_where_the_room_is_gone() {
+    let lab = Lab::with(2, BOUND * 10);
+    let line = |lab: &Lab| {
+        let line = &lab.queue.line;
+        [&line.joined, &line.left].map(|count| count.load(Ordering::Relaxed))
+    };
+    lab.queue.post(&lab.hardware, commands(1, 3));
+    then(&lab, |lab| {
+        lab.queue.line.joined.fetch_add(1, Ordering::Relaxed);
+        lab.smmu.registers().take();
+    });
+    // Somebody is before it in the line.
+    for _ in 0..18 {
+        then(&lab, |lab| assert_eq!(lab.smmu.registers().prod, 4));
+    }
+    then(&lab, move |lab| {
+        assert_eq!(line(lab), [2, 0]);
+        lab.queue.line.left.fetch_add(1, Ordering::Relaxed);
+        let mut state = lab.queue.state.lock();
+        let first = commands(2, 1).next();
+        let count = lab.queue.fill(4, first, &mut commands(3, 2));
+        lab.queue.submit_with_sync(&lab.hardware, &mut state, count);
+    });
+    then(&lab, move |lab| assert_eq!(line(lab), [2, 2]));
+    run(&lab, 4, 1, true).unwrap();
+    let filled = commands(2, 1).chain(commands(3, 2)).chain([SYNC]);
+    let expected = in_parts(1, 3).into_iter().chain(filled);
+    assert_eq!(
+        lab.taken(),
+        expected.chain(in_parts(4, 1)).collect::<Vec<_>>()
+    );
+}
+
 /// Each command says whose it is, and the how many-th.
 fn marked(caller: u16, from: u64, count: u64) -> impl Iterator<Item = Command> + Clone {
     (from..from + count).map(move |n| Command::tlbi_va(caller, Iova(n << 12)))
