@@ -91,9 +91,9 @@ impl<P: Platform> Device for Alone<'_, P> {
     #[inline(always)]
     fn confirm(&mut self) -> core::result::Result<(), ()> {
         self.smmu.hardware.platform.memory().write_barrier();
-        let command = Command::cfgi_ste(self.stream, true);
+        let commands = iter::once(Command::cfgi_ste(self.stream, true));
         self.smmu
-            .invalidate(iter::once(command))
+            .invalidate(commands)
             .map_err(|error| self.error = Some(error))
     }
 }
