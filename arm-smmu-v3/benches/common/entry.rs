@@ -94,24 +94,24 @@ fn stage2(vmid: u16, table: u64, stalls: bool) -> Ste {
 }
 
 /// A call of a function that does nothing.
-pub(crate) struct Frame;
+pub(crate) struct Frame(u64);
 
 impl Frame {
-    pub(crate) fn new(_: &'static Lab, _: u32) -> Self {
-        Self
+    pub(crate) fn new(_: &'static Lab, n: u32) -> Self {
+        Self(n.into())
     }
 }
 
 impl Case for Frame {
     #[inline(always)]
     fn call(&mut self) -> Result {
-        nothing();
+        nothing(&mut self.0);
         Ok(())
     }
 }
 
 #[inline(never)]
-fn nothing() {
+fn nothing(_: &mut u64) {
     black_box(());
 }
 

@@ -36,7 +36,7 @@ macro_rules! rows {
     ($with:ident) => {
         $with! {
             nothing: {
-                frame, 0, Frame::new;
+                frame, 1, Frame::new;
             }
             entry: {
                 build_and_store, 20, Build::new;
