@@ -2,8 +2,9 @@
 //! that is done with a `CMD_SYNC` at once or after a while.
 //!
 //! Rows are the time of an operation in all: two threads that take 1 µs each have a row of 500 ns.
-//! On the hardware that takes a while, two threads get more done than one: what one of them does
-//! besides waiting, it does while the hardware is busy with the other's.
+//! They say something of two threads only where each has a core to itself: on a shared one, whoever
+//! waits keeps the other from going on. What several callers get done by themselves is in simulated
+//! time, in the tests of the queue.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "positions and times of a bench are small"
