@@ -14,12 +14,27 @@ use crate::spec::ste::{Ste, WORDS};
 use crate::stream_table::StreamEntry;
 use crate::sync::AtomicU64;
 
-/// Runs `commands` through the command queue, a `CMD_SYNC` behind them, and waits for that.
+/// Runs `commands` through the command queue, a `CMD_SYNC` behind them, and waits for that. A call,
+/// as where pages are unmapped: what calls it is compiled the same whatever is in it.
 ///
 /// # Errors
 ///
 /// As the queue's.
+#[inline(never)]
 pub fn run<P: Platform>(
+    smmu: &ArmSmmuV3<P>,
+    commands: impl IntoIterator<Item = Command>,
+) -> Result {
+    run_inlined(smmu, commands)
+}
+
+/// The same as part of the caller, as where an entry is written.
+///
+/// # Errors
+///
+/// As the queue's.
+#[inline(always)]
+pub fn run_inlined<P: Platform>(
     smmu: &ArmSmmuV3<P>,
     commands: impl IntoIterator<Item = Command>,
 ) -> Result {

@@ -66,7 +66,7 @@ impl Invalidate<()> {
 impl<I: IntoIterator<Item = Command> + Clone + 'static> Case for Invalidate<I> {
     #[inline(always)]
     fn call(&mut self) -> Result {
-        internals::run(&self.lab.smmu, self.commands.clone())
+        internals::run_inlined(&self.lab.smmu, self.commands.clone())
     }
 }
 
