@@ -23,11 +23,12 @@ const SMMU: &str = "arm-smmu-v3/src/smmu.rs";
 const ENTRIES: &str = "arm-smmu-v3/src/write.rs";
 const DOMAIN: &str = "arm-smmu-v3/src/domain.rs";
 const QUEUE: &str = "arm-smmu-v3/src/command_queue.rs";
+const WAITING: &str = "arm-smmu-v3/src/command_queue/waiting.rs";
 
 /// Where a method of the SMMU can be put.
 const NOTHING_AT: &str = "    /// Notes where the member is to go";
 /// One that tells the hardware nothing and waits for nothing.
-const NOTHING: &str = "    fn nothing<const N: usize>(&self, _: [Command; N]) -> Result {
+const NOTHING: &str = "    fn nothing(&self, _: impl IntoIterator<Item = Command>) -> Result {
         Ok(())
     }
 
@@ -84,8 +85,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         ENTRIES,
         &[
             (
-                "let commands = [Command::cfgi_ste(self.stream, true)];",
-                "let commands = [];",
+                "let commands = iter::once(Command::cfgi_ste(self.stream, true));",
+                "let commands = iter::empty();",
             ),
             (
                 "Some(stream) => Command::cfgi_ste(stream.entry.id(), true),",
@@ -176,29 +177,32 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     ),
     mutation(
         "nobody waits for the SYNC",
-        QUEUE,
+        WAITING,
         &[(
-            "self.wait(hardware, |state| state.consumed >= part.end)?",
-            "self.wait(hardware, |state| state.consumed >= part.end.min(1))?",
+            "CoveredBy::Sync(end) if view.is_past(end) =>",
+            "CoveredBy::Sync(end) if view.is_past(end.min(1)) =>",
         )],
     ),
     mutation(
         "the first look at the queue is believed whatever it shows",
         QUEUE,
-        &[(
-            "hardware.read32(offset::CMDQ_CONS) == self.prod",
-            "hardware.read32(offset::CMDQ_CONS) < u32::MAX",
-        )],
+        &[("cons == self.index(part.end)", "cons < u32::MAX")],
     ),
     mutation(
         "no room is kept for the SYNC",
-        QUEUE,
-        &[("count < self.room(state)", "count <= self.room(state)")],
+        "arm-smmu-v3/src/command_queue/slots.rs",
+        &[(
+            "count < self.room(consumed)",
+            "count <= self.room(consumed)",
+        )],
     ),
     mutation(
         "a caller is told of the failures of others",
-        QUEUE,
-        &[("part.first..part.end", "0..part.end")],
+        WAITING,
+        &[
+            ("> part.first", "> 0"),
+            ("part.first..part.end", "0..part.end"),
+        ],
     ),
     mutation(
         "a tag returns though the TLB may hold it",
