@@ -184,11 +184,11 @@ impl<P: Platform> PagingDomain<P> {
     /// Invalidates what the TLB and devices may hold of a page of `len` bytes, and waits for it.
     #[inline(always)]
     pub(crate) fn forget_page(&self, iova: Iova, len: u64) -> Result {
-        let command = self.scope.page(iova);
+        let Command([first, second]) = self.scope.page(iova);
         if self.invalidate_also().is_some() || !self.atcs.is_empty() {
             return self.forget_page_everywhere(iova, len);
         }
-        let done = self.smmu.invalidate_one(command);
+        let done = self.smmu.invalidate_one(first, second);
         // Somebody may have come meanwhile; the TLB is done with then.
         match done.is_ok() && self.atcs.is_empty() {
             true => Ok(()),

@@ -231,10 +231,10 @@ impl<P: Platform> Inner<P> {
         self.commands.run(&self.hardware, commands)
     }
 
-    /// The same for one command.
+    /// The same for one command, whose words come in registers.
     #[inline(never)]
-    pub(crate) fn invalidate_one(&self, command: Command) -> Result {
-        self.invalidate(iter::once(command))
+    pub(crate) fn invalidate_one(&self, first: u64, second: u64) -> Result {
+        self.invalidate(iter::once(Command([first, second])))
     }
 
     /// Makes sure that `stream` has an entry of its own.

@@ -33,9 +33,6 @@ const RW: Prot = Prot::READ.union(Prot::WRITE);
 /// Where rows map.
 const AT: u64 = 0x12_4000_0000;
 
-/// One row takes more than it should, 90 besides the queue: `unmap_4k`, inside of which the queue
-/// takes 18 more than alone.
-///
 /// Every row: its name, the most instructions on x86-64 that it may take besides its frame and,
 /// where it waits, the queue's share; whether it waits; and its case.
 macro_rules! rows {
@@ -44,7 +41,7 @@ macro_rules! rows {
             frame, 4, false, Case::new(48, Call::Nothing(AT, K4));
             queue, 80, false, Case::new(48, Call::Queue);
             map_4k, 80, false, Case::beside(48, Call::Map(AT, K4));
-            unmap_4k, 125, true, Case::beside(48, Call::Unmap(AT, K4));
+            unmap_4k, 90, true, Case::beside(48, Call::Unmap(AT, K4));
             map_4k_512_into_a_table, 2_700, false, Case::beside(48, Call::Map(AT, M2));
             map_4k_512_into_a_new_table, 1_700, false, Case::new(48, Call::Map(AT, M2));
             unmap_4k_512, 2_300, true, Case::beside(48, Call::Unmap(AT + M2 / 2, M2));
@@ -53,8 +50,8 @@ macro_rules! rows {
             translate, 65, false, Case::beside(48, Call::Translate(AT + 2 * M2));
             map_4k_among_1k, 80, false, Case::among(1 << 10, Call::Map(AT, K4));
             map_4k_among_1m, 80, false, Case::among(1 << 20, Call::Map(AT, K4));
-            unmap_4k_among_1k, 125, true, Case::among(1 << 10, Call::Unmap(AT, K4));
-            unmap_4k_among_1m, 125, true, Case::among(1 << 20, Call::Unmap(AT, K4));
+            unmap_4k_among_1k, 90, true, Case::among(1 << 10, Call::Unmap(AT, K4));
+            unmap_4k_among_1m, 90, true, Case::among(1 << 20, Call::Unmap(AT, K4));
             map_4k_of_4g, 80, false, Case::beside(32, Call::Map(AT & 0xffff_ffff, K4));
             map_4k_of_512g, 80, false, Case::beside(39, Call::Map(AT, K4));
         }
