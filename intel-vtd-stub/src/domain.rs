@@ -2,7 +2,9 @@
 
 use alloc::sync::Arc;
 
-use iommu_core::pgtable::{FirstStage, Format, PageTable, SecondStage, Unmapped, Walker};
+use iommu_core::pgtable::{
+    FirstStage, Format, PageTable, SecondStage, Undisturbed, Unmapped, Walker,
+};
 use iommu_core::{
     AddrRange, Error, ErrorKind, Flush, Geometry, Iova, MapError, PagingConfig, PagingOps,
     PhysAddr, Platform, Prot, Result, Slot, Stage, entry,
@@ -85,7 +87,8 @@ impl<P: Platform> PagingDomain<P> {
         let bits = width(input_bits, FIRST_STAGE_BITS)?;
         let memory = inner.unit.memory();
         let table = PageTable::new(memory, FIRST_STAGE_BITS.into(), features.output_bits.into())?
-            .with_page_sizes(features.first_stage_pages);
+            .with_page_sizes(features.first_stage_pages)
+            .with_live_resizing();
         let did = inner.dids.allocate()?;
         let entry = PasidEntry::first_stage(table.root(), did);
         let target = pasid_target(features, entry)?;
@@ -110,7 +113,8 @@ impl<P: Platform> PagingDomain<P> {
         };
         let memory = inner.unit.memory();
         let table = PageTable::new(memory, table_bits, features.output_bits.into())?
-            .with_page_sizes(second.pages);
+            .with_page_sizes(second.pages)
+            .with_live_resizing();
         let did = inner.dids.allocate()?;
         let target = if features.scalable {
             pasid_target(features, PasidEntry::second_stage(table.root(), aw, did))?
@@ -316,6 +320,16 @@ impl<P: Platform> PagingOps for PagingDomain<P> {
 
     fn protect(&self, iova: Iova, len: u64, prot: Prot) -> Result {
         with_table!(self, table => self.change_in(table, |walker| walker.protect(iova, len, prot)))
+    }
+
+    fn split(&self, iova: Iova) -> Result {
+        with_table!(self, table => self.change_in(table, |walker| walker.split(iova)))
+    }
+
+    fn merge(&self, iova: Iova, size: u64, promise: Undisturbed) -> Result {
+        with_table!(self, table => {
+            self.change_in(table, |walker| walker.merge(iova, size, promise))
+        })
     }
 }
 

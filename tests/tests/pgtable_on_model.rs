@@ -77,7 +77,7 @@ fn the_vtd_leads_a_device_where_the_domain_says() {
         let vtd = IntelVtd::probe(machine.platform(), config).expect("a unit");
         let iommu = Iommu::new(vtd).expect("a core");
         let device = DmaDevice::new(machine.model(), STREAM);
-        run(iommu, device, &machine, stage, false);
+        run(iommu, device, &machine, stage, true);
         assert_eq!(machine.model().violations(), [""; 0]);
     }
 }

@@ -122,6 +122,6 @@ fn the_vtd_leads_a_device_where_the_domain_says() {
         };
         let vtd = IntelVtd::probe(machine.platform(), config);
         let on = (&machine.edus()[0], machine.memory());
-        run(&name, vtd.expect("a unit"), on, (stage, false), (kind, 8));
+        run(&name, vtd.expect("a unit"), on, (stage, true), (kind, 8));
     }
 }

@@ -96,7 +96,8 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
 
     /// The table, where the hardware copes with a block that becomes a table of the same
     /// translations, or the other way, without having been invalid in between: level 2 of Arm's
-    /// break-before-make levels (`SMMU_IDR3.BBML`, SMMUv3 3.21.1.3). Others cannot
+    /// break-before-make levels (`SMMU_IDR3.BBML`, SMMUv3 3.21.1.3), and all of VT-d, which goes by
+    /// either until it is told to invalidate (VT-d 6.2.4, 6.5.3.3). Others cannot
     /// [`split`](Walker::split) and [`merge`](Walker::merge).
     #[must_use]
     pub fn with_live_resizing(mut self) -> Self {
