@@ -120,12 +120,25 @@ pub(super) fn write<'a>(pieces: impl Iterator<Item = Piece<'a>>, from: &[u8]) {
     }
 }
 
-/// Copies from one buffer into another, as far as the shorter goes.
+/// Copies from one buffer into another, as far as the shorter goes. No device reaches either.
 pub(super) fn copy(from: &impl DmaBuffer, to: &impl DmaBuffer) {
-    let from = from.pieces().flat_map(|piece| piece.bytes);
-    let to = to.pieces().flat_map(|piece| piece.bytes);
-    for (to, from) in to.zip(from) {
-        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+    let mut to = to.pieces().map(|piece| piece.bytes);
+    let mut room: &[AtomicU8] = &[];
+    for mut bytes in from.pieces().map(|piece| piece.bytes) {
+        while !bytes.is_empty() {
+            if room.is_empty() {
+                let Some(next) = to.next() else { return };
+                room = next;
+            }
+            let len = bytes.len().min(room.len());
+            let (first, rest) = bytes.split_at(len);
+            let (target, left) = room.split_at(len);
+            let target = target.as_ptr().cast::<u8>().cast_mut();
+            // SAFETY: both are `len` bytes of atomics, which may be written through. They are of two
+            // buffers, whose memory is nobody else's; their owner has lent neither to a device.
+            unsafe { core::ptr::copy_nonoverlapping(first.as_ptr().cast(), target, len) };
+            (bytes, room) = (rest, left);
+        }
     }
 }
 
@@ -161,3 +174,48 @@ impl<B> fmt::Display for Failed<B> {
 }
 
 impl<B> core::error::Error for Failed<B> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bytes(Vec<AtomicU8>);
+
+    // SAFETY: no device ever hears of it.
+    unsafe impl DmaBuffer for Bytes {
+        fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+            core::iter::once(Piece {
+                addr: PhysAddr(0),
+                bytes: &self.0,
+            })
+        }
+    }
+
+    fn list(lengths: &[u8]) -> Vec<Bytes> {
+        let zeroes = |len: &u8| (0..*len).map(|_| AtomicU8::new(0)).collect();
+        lengths.iter().map(zeroes).map(Bytes).collect()
+    }
+
+    fn all(list: &[Bytes]) -> impl Iterator<Item = &AtomicU8> {
+        list.iter().flat_map(|bytes| &bytes.0)
+    }
+
+    #[test]
+    fn bytes_keep_their_order_however_the_pieces_are_cut() {
+        let cuts: [&[u8]; 5] = [&[6], &[2, 4], &[0, 3, 0, 3], &[1, 1, 1, 1, 1, 1, 0], &[4]];
+        for from in cuts {
+            for to in cuts {
+                let (from, to) = (list(from), list(to));
+                (1..)
+                    .zip(all(&from))
+                    .for_each(|(n, byte)| byte.store(n, Ordering::Relaxed));
+                copy(&from, &to);
+                let copied = all(&from).count().min(all(&to).count());
+                for (nth, byte) in all(&to).enumerate() {
+                    let expected = if nth < copied { nth + 1 } else { 0 };
+                    assert_eq!(usize::from(byte.load(Ordering::Relaxed)), expected);
+                }
+            }
+        }
+    }
+}

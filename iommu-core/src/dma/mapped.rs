@@ -265,8 +265,11 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
 }
 
 impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Drop for Mapped<B, D, P> {
+    #[inline]
     fn drop(&mut self) {
-        drop(self.end(Space::unmap));
+        if self.parts.is_some() {
+            drop(self.end(Space::unmap));
+        }
     }
 }
 

@@ -263,6 +263,8 @@ impl<P: DmaPlatform> Space<P> {
     }
 
     /// Never gives back `value`, `bytes` of memory that devices may go on using.
+    #[cold]
+    #[inline(never)]
     pub(super) fn leak<T>(&self, value: T, bytes: usize, error: &Error) {
         log::error!("{bytes:#x} bytes that a device may reach are never given back: {error}");
         self.domain.leaked.fetch_add(bytes, Ordering::Relaxed);
