@@ -1,7 +1,7 @@
 //! Instructions per call, as callgrind counts them, and how many times the floor's that is. Fails
 //! where a row takes more than it may.
 
-#[expect(dead_code, unused_imports, reason = "some of it is for time only")]
+#[expect(dead_code, unused_imports, reason = "some of it is for other benches")]
 mod common;
 #[path = "../../arm-smmu-v3/benches/common/counts.rs"]
 mod counts;
