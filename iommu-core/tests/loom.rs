@@ -27,7 +27,7 @@ unsafe impl Format for Small {
     const PAGE_SHIFT: u32 = 12;
     const INDEX_BITS: u32 = 1;
     const INPUT_BITS: (u32, u32) = (14, 14);
-    const PAGE_SIZES: u64 = PAGE;
+    const PAGE_SIZES: u64 = PAGE | 2 * PAGE;
     const ROOT_LEVELS: (u8, u8) = (2, 2);
     const MAX_ROOT_TABLES: usize = 1;
     const ADDRESS: u64 = 0xffff_ffff_f000;
@@ -124,7 +124,7 @@ fn both(mapped: bool, first: fn(&Table), second: fn(&Table), after: fn(&Table, &
         model.preemption_bound = Some(4);
         model.check(move || {
             let memory = Blocks::default();
-            let table: Table = Arc::new(PageTable::new(&memory, 14, 48).unwrap());
+            let table: Table = Arc::new(new(&memory).with_page_sizes(PAGE));
             if mapped {
                 let map = table.enter(0).map(Iova(0), TARGET, 2 * PAGE, Prot::READ);
                 map.unwrap();
@@ -138,6 +138,10 @@ fn both(mapped: bool, first: fn(&Table), second: fn(&Table), after: fn(&Table, &
             memory.check();
         });
     }
+}
+
+fn new(memory: &Blocks) -> PageTable<Blocks, Small> {
+    PageTable::new(memory, 14, 48).unwrap()
 }
 
 fn map(table: &Table, page: u64, pages: u64) -> Result<(), ErrorKind> {
@@ -207,6 +211,37 @@ fn two_who_unmap_the_same_range_free_its_table_once() {
             assert_eq!(map(table, 0, 1), Ok(()), "both have reclaimed");
         },
     );
+}
+
+#[test]
+fn of_two_who_unmap_the_same_table_neither_lets_hardware_keep_it() {
+    loom::model(|| {
+        let memory = Blocks::default();
+        let table: Table = Arc::new(new(&memory).with_page_sizes(PAGE));
+        map(&table, 0, 2).unwrap();
+        let other = table.clone();
+        let thread = loom::thread::spawn(move || other.enter(1).unmap(Iova(0), 2 * PAGE));
+        let first = table.enter(0).unmap(Iova(0), 2 * PAGE);
+        let second = thread.join().unwrap();
+        for unmapped in [&first, &second].into_iter().flatten() {
+            assert!(unmapped.has_tables(), "{first:?} {second:?}");
+        }
+    });
+}
+
+#[test]
+fn what_is_split_while_it_is_unmapped_is_not_mapped_any_more() {
+    loom::model(|| {
+        let memory = Blocks::default();
+        let table: Table = Arc::new(new(&memory).with_live_resizing());
+        map(&table, 0, 2).unwrap();
+        let other = table.clone();
+        let thread = loom::thread::spawn(move || other.enter(1).split(Iova(0)).is_ok());
+        let unmapped = table.enter(0).unmap(Iova(0), 2 * PAGE);
+        thread.join().unwrap();
+        let there = (0..2).any(|page| table.enter(0).translate(Iova(page * PAGE)).is_some());
+        assert!(unmapped.is_err() || !there, "unmapped, and still there");
+    });
 }
 
 #[test]

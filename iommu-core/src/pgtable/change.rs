@@ -55,6 +55,7 @@ impl<M: DmaMemory, F: Format> Walker<'_, M, F> {
             sizes,
             id: None,
             merged: None,
+            disturbed: false,
         })
     }
 
@@ -225,6 +226,7 @@ fn leaves(iova: Iova, size: u64) -> Unmapped {
         sizes: 0,
         id: None,
         merged: None,
+        disturbed: false,
     }
 }
 

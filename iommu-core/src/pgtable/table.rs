@@ -254,12 +254,13 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     }
 
     /// Changes a descriptor above the last level; whether it was still `from`.
+    #[must_use]
     #[inline(always)]
     pub(super) fn exchange(&self, word: &AtomicU64, from: u64, to: u64) -> bool {
         self.try_exchange(word, from, to).is_ok()
     }
 
-    /// The same; what it was.
+    /// The same; what it was, `from` or not.
     #[inline(always)]
     pub(super) fn try_exchange(
         &self,
@@ -269,6 +270,7 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     ) -> core::result::Result<u64, u64> {
         word.compare_exchange(from.to_le(), to.to_le(), Ordering::SeqCst, Ordering::SeqCst)
             .map(u64::from_le)
+            .map_err(u64::from_le)
     }
 
     /// Lets hardware see `count` descriptors of a table, where it does not by itself.

@@ -28,6 +28,9 @@ pub struct Unmapped {
     pub(super) id: Option<Id>,
     /// The table that a block took the place of.
     pub(super) merged: Option<PhysAddr>,
+    /// Whether others took tables or leaves out of the range meanwhile, and may not have told hardware
+    /// yet; or tables were emptied without being taken out.
+    pub(super) disturbed: bool,
 }
 
 impl Unmapped {
@@ -43,11 +46,12 @@ impl Unmapped {
         self.sizes
     }
 
-    /// Whether tables went too: hardware is to forget those on the way to the leaves as well.
+    /// Whether tables went too, by this call or another: hardware is to forget those on the way to
+    /// the leaves as well, and leaves of whatever size.
     #[must_use]
     #[inline(always)]
     pub fn has_tables(&self) -> bool {
-        self.id.is_some() || self.merged.is_some()
+        self.id.is_some() || self.merged.is_some() || self.disturbed
     }
 }
 
@@ -94,6 +98,13 @@ impl<M: DmaMemory, F: Format> Walker<'_, M, F> {
     }
 }
 
+/// What becomes of the tables of a range that is taken out: see [`Unmapped`].
+#[derive(Default)]
+struct Taken {
+    id: Option<Id>,
+    disturbed: bool,
+}
+
 /// What is left to be done with a range, in one table and those below.
 #[derive(Clone, Copy)]
 pub(super) struct Part {
@@ -132,14 +143,15 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         let part = Part::of(range);
         let (table, level) = self.around(part);
         self.check_mapped(&table, level, part, &mut sizes)?;
-        let mut id = None;
-        self.clear(&table, level, part, &mut id);
+        let mut taken = Taken::default();
+        self.clear(&table, level, part, &mut taken);
         self.memory().write_barrier();
         Ok(Unmapped {
             range,
             sizes,
-            id,
+            id: taken.id,
             merged: None,
+            disturbed: taken.disturbed,
         })
     }
 
@@ -224,10 +236,10 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     /// Takes `part` out: leaves are cleared, and tables that it spans as a whole are retired, as far
     /// as there is a number for them.
     #[inline(always)]
-    fn clear(&self, table: &Table<'_>, level: u8, part: Part, id: &mut Option<Id>) {
+    fn clear(&self, table: &Table<'_>, level: u8, part: Part, taken: &mut Taken) {
         match level {
             LAST_LEVEL => self.clear_pages(table, part),
-            _ => self.clear_above(table, level, part, id),
+            _ => self.clear_above(table, level, part, taken),
         }
     }
 
@@ -243,30 +255,47 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     }
 
     #[inline(never)]
-    fn clear_above(&self, table: &Table<'_>, level: u8, part: Part, id: &mut Option<Id>) {
+    fn clear_above(&self, table: &Table<'_>, level: u8, part: Part, taken: &mut Taken) {
         let first = table.index::<F>(part.first, level);
         for (index, (slot, whole)) in (first..).zip(part.slots::<F>(level)) {
-            let word = load(&table.words[index]);
+            let word = self.clear_leaf(&table.words[index]);
             if !F::is_table(word) {
-                // A leaf; or nothing any more, where somebody else unmaps it too.
-                if F::is_valid(word) {
-                    self.exchange(&table.words[index], word, 0);
-                    self.clean(table, index, 1);
-                }
+                // Nothing, where somebody else unmaps it too.
+                taken.disturbed |= !F::is_valid(word);
+                self.clean(table, index, 1);
                 continue;
             }
-            if whole && id.is_none() {
-                *id = self.ids.take();
+            if whole && taken.id.is_none() {
+                taken.id = self.ids.take();
             }
-            match id {
+            match &taken.id {
                 Some(id) if whole => {
                     // Where this fails, somebody else has retired it.
-                    self.exchange(&table.words[index], word, retired::<F>(word, id));
+                    let retired = retired::<F>(word, id);
+                    taken.disturbed |= !self.exchange(&table.words[index], word, retired);
                     self.clean(table, index, 1);
                 }
-                _ => self.clear(&self.table(word), level + 1, slot, id),
+                _ => {
+                    taken.disturbed |= whole;
+                    self.clear(&self.table(word), level + 1, slot, taken);
+                }
             }
         }
+    }
+
+    /// Takes a leaf above the last level out. Returns what was there: where that is a table, it still
+    /// is.
+    #[inline(always)]
+    fn clear_leaf(&self, slot: &AtomicU64) -> u64 {
+        let mut word = load(slot);
+        // Somebody else may change what it allows meanwhile, or split it: then it is a table.
+        while F::is_valid(word) && !F::is_table(word) {
+            match self.try_exchange(slot, word, 0) {
+                Ok(leaf) => return leaf,
+                Err(now) => word = now,
+            }
+        }
+        word
     }
 }
 
