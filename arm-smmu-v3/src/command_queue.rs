@@ -14,7 +14,7 @@
 //! itself; only the platform's [`IrqLock`](Platform::IrqLock) keeps interrupts off. So a producer
 //! is never interrupted half way. Where its CPU is stopped all the same, by a hypervisor, nothing of
 //! what it does is seen, nothing is overwritten, and others wait for no longer than their bound
-//! ([`ErrorKind::Busy`](iommu_core::ErrorKind::Busy)). Who comes first is `turn`'s business.
+//! ([`ErrorKind::IommuTimedOut`](iommu_core::ErrorKind::IommuTimedOut)). Who comes first is `turn`'s business.
 //!
 //! # Sharing a `CMD_SYNC`
 //!
@@ -195,15 +195,13 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     ///
     /// Each wait has the bound for itself: for the queue, for room, for the end of a part.
     ///
-    /// - [`ErrorKind::Busy`]: another caller does not let go of the queue; what was submitted by
-    ///   then may still happen;
-    /// - [`ErrorKind::IommuTimedOut`]: no end within the bound; names the command it hangs at;
+    /// - [`ErrorKind::IommuTimedOut`]: no end within the bound; names the command it hangs at. Or
+    ///   another caller does not let go of the queue; what was submitted by then may still happen;
     /// - [`ErrorKind::DeviceTimedOut`]: a device's cache did not answer; any other `CMD_ATC_INV`
     ///   among `commands` may have come to nothing with that (4.7.3), all the rest was done;
     /// - [`ErrorKind::Hardware`]: the hardware refused one of the commands, could not read the
     ///   queue, or reports a position that cannot be.
     ///
-    /// [`ErrorKind::Busy`]: iommu_core::ErrorKind::Busy
     /// [`ErrorKind::IommuTimedOut`]: iommu_core::ErrorKind::IommuTimedOut
     /// [`ErrorKind::DeviceTimedOut`]: iommu_core::ErrorKind::DeviceTimedOut
     /// [`ErrorKind::Hardware`]: iommu_core::ErrorKind::Hardware

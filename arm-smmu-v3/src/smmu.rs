@@ -180,7 +180,8 @@ impl<P: Platform> ArmSmmuV3<P> {
     /// replaced, so that the queue goes on, and reported to whoever waits for it. For the interrupt
     /// of global errors, or for polling.
     ///
-    /// Context: interrupt-safe; waits for no hardware.
+    /// Context: interrupt-safe; waits for no hardware, and for whoever is submitting commands no longer
+    /// than twice the bound of waits.
     pub fn handle_global_errors(&self) -> GlobalErrors {
         let Inner {
             hardware, commands, ..

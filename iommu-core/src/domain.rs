@@ -188,8 +188,9 @@ impl Domain {
     /// # Safety
     ///
     /// Devices attached to the domain can read and write the memory at `phys`, as `prot` says, until
-    /// [`unmap`](Self::unmap) returned `Ok`. Until then nobody may rely on it being unchanged, and
-    /// it must not be given to anybody else.
+    /// [`unmap`](Self::unmap) returned `Ok`, or [`unmap_lazily`](Self::unmap_lazily) and a flush that
+    /// covers it. Until then nobody may rely on it being unchanged, and it must not be given to anybody
+    /// else.
     pub unsafe fn map(&self, iova: Iova, phys: PhysAddr, len: u64, prot: Prot) -> Result {
         self.try_map(iova, phys, len, prot)
     }
@@ -271,7 +272,8 @@ impl Domain {
 
     /// Unmaps `len` bytes from `iova`, and leaves it to [`flush`](Self::flush) to have hardware
     /// forget what was there. Until that was called after this returned, and returned `Ok` itself,
-    /// devices may go on reaching it: it is as good as mapped.
+    /// devices may go on reaching it: it is as good as mapped, and not to be mapped again. What is
+    /// mapped there before the flush is not what devices use, and hardware may report a conflict.
     ///
     /// Where page tables go with it, there is nothing left to be flushed: this waits as
     /// [`unmap`](Self::unmap) does.
@@ -299,14 +301,15 @@ impl Domain {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::IommuTimedOut`] or [`ErrorKind::DeviceTimedOut`] where the hardware did not
-    /// confirm; [`ErrorKind::Unsupported`] where it is not a paging domain.
+    /// Failures of the hardware as in [`PagingOps::unmap`]: it did not confirm;
+    /// [`ErrorKind::Unsupported`] where it is not a paging domain.
     pub fn flush(&self) -> Result {
         let ops = self.ops()?;
         self.flushes.run(|| ops.flush())
     }
 
-    /// Whether the domain was flushed after this was unmapped: then no device reaches it.
+    /// Whether the domain was flushed after this was unmapped, lazily, from this domain: then no device
+    /// reaches it.
     #[must_use]
     #[inline]
     pub fn is_flushed(&self, unflushed: Unflushed) -> bool {

@@ -31,7 +31,7 @@ pub enum Flush {
 }
 
 /// Something that was unmapped, and that devices may reach until its domain is
-/// [flushed](crate::Domain::flush): says when that was.
+/// [flushed](crate::Domain::flush): says when that was. It means nothing to any other domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "devices may go on using what was unmapped until a flush"]
 pub struct Unflushed {

@@ -88,12 +88,14 @@ pub trait PagingOps: Any + Send + Sync {
     ///
     /// [`ErrorKind::NotFound`] where a part of the range is not mapped and
     /// [`ErrorKind::InvalidArgument`] where the range ends inside a larger page: nothing changed.
-    /// [`ErrorKind::IommuTimedOut`] or [`ErrorKind::DeviceTimedOut`] where the tables were changed
-    /// but the hardware did not confirm: devices may go on using the old translation.
+    /// [`ErrorKind::IommuTimedOut`], [`ErrorKind::DeviceTimedOut`] or [`ErrorKind::Hardware`] where the
+    /// tables were changed but the hardware did not confirm: devices may go on using the old
+    /// translation.
     fn unmap(&self, iova: Iova, len: u64) -> Result;
 
     /// Unmaps without having hardware forget what was there, where that is left to
-    /// [`flush`](Self::flush). The provided method leaves nothing: it is [`unmap`](Self::unmap).
+    /// [`flush`](Self::flush). Nobody maps there before that. The provided method leaves nothing: it is
+    /// [`unmap`](Self::unmap).
     ///
     /// # Errors
     ///
@@ -108,8 +110,7 @@ pub trait PagingOps: Any + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::IommuTimedOut`] or [`ErrorKind::DeviceTimedOut`] where the hardware did not
-    /// confirm.
+    /// Failures of the hardware as in [`unmap`](Self::unmap): it did not confirm.
     fn flush(&self) -> Result {
         Ok(())
     }
@@ -122,7 +123,8 @@ pub trait PagingOps: Any + Send + Sync {
     /// # Errors
     ///
     /// As [`unmap`](Self::unmap); [`ErrorKind::Busy`] where somebody else changes the same range: a
-    /// part of it may have changed. [`ErrorKind::Unsupported`], which is the provided method.
+    /// part of it may have changed, and devices may go by what was allowed there before.
+    /// [`ErrorKind::Unsupported`], which is the provided method.
     fn protect(&self, iova: Iova, len: u64, prot: Prot) -> Result {
         let _ = (iova, len, prot);
         Err(no_such_change())
@@ -134,8 +136,7 @@ pub trait PagingOps: Any + Send + Sync {
     ///
     /// [`ErrorKind::NotFound`], [`ErrorKind::InvalidArgument`], [`ErrorKind::Busy`] and
     /// [`ErrorKind::OutOfMemory`] as in [`Walker::split`](crate::pgtable::Walker::split): nothing
-    /// changed. [`ErrorKind::IommuTimedOut`] where the hardware did not confirm: it may go by the
-    /// block. [`ErrorKind::Unsupported`], which is the provided method.
+    /// changed. Failures of the hardware as in [`unmap`](Self::unmap): it may go by the block. [`ErrorKind::Unsupported`], which is the provided method.
     fn split(&self, iova: Iova) -> Result {
         let _ = iova;
         Err(no_such_change())
@@ -147,7 +148,7 @@ pub trait PagingOps: Any + Send + Sync {
     ///
     /// [`ErrorKind::NotFound`], [`ErrorKind::InvalidArgument`] and [`ErrorKind::Busy`] as in
     /// [`Walker::merge`](crate::pgtable::Walker::merge): nothing changed.
-    /// [`ErrorKind::IommuTimedOut`] where the hardware did not confirm: it may go by the leaves.
+    /// Failures of the hardware as in [`unmap`](Self::unmap): it may go by the leaves.
     /// [`ErrorKind::Unsupported`], which is the provided method.
     fn merge(&self, iova: Iova, size: u64, promise: Undisturbed) -> Result {
         let _ = (iova, size, promise);

@@ -91,8 +91,8 @@ pub unsafe trait DmaMemory: Clone + Send + Sync + Debug + 'static {
     /// when the next [`write_barrier`](Self::write_barrier) is.
     fn clean(&self, addr: PhysAddr, len: usize);
 
-    /// Orders every earlier store to DMA memory before every later store to DMA memory and every
-    /// later register write, as the hardware observes them (`dma_wmb` and, before a doorbell,
+    /// Orders every earlier store, to DMA memory or any other, before every later store to either and
+    /// every later register write, as the hardware and other CPUs observe them (`dma_wmb` and, before a doorbell,
     /// `wmb` on Linux; at least `dmb oshst` on Arm).
     fn write_barrier(&self);
 
@@ -104,8 +104,8 @@ pub unsafe trait DmaMemory: Clone + Send + Sync + Debug + 'static {
         let _ = (addr, len);
     }
 
-    /// Orders every earlier load from DMA memory and every earlier register read before every
-    /// later load from DMA memory and every later register write (`dma_rmb` on Linux; at least
+    /// Orders every earlier load, from DMA memory or any other, and every earlier register read before
+    /// every later load from either and every later register write (`dma_rmb` on Linux; at least
     /// `dmb oshld` on Arm).
     fn read_barrier(&self);
 

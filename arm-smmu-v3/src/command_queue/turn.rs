@@ -103,7 +103,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Busy`]: another caller did not let go of it within the bound.
+    /// [`ErrorKind::IommuTimedOut`]: another caller did not let go of it within the bound.
     pub(super) fn enter<P>(&self, hardware: &Hardware<P>) -> Result<MutexGuard<'_, L, State>>
     where
         P: Platform<Memory = M, IrqLock = L>,
@@ -146,7 +146,7 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
 /// Another caller is in the middle of submitting, and does not go on.
 pub(super) fn taken() -> Error {
     Error::new(
-        ErrorKind::Busy,
+        ErrorKind::IommuTimedOut,
         "another caller does not let go of the command queue",
     )
 }

@@ -66,12 +66,13 @@ impl Granule {
         }
     }
 
-    /// `STE.S2SL0` for walks that begin at `level` (5.2; as `VTCR_EL2.SL0`, Arm DDI 0487).
+    /// `STE.S2SL0` for walks that begin at `level`, 0 to 2, or 1 to 3 with larger granules than 4 KiB
+    /// (5.2; as `VTCR_EL2.SL0`, Arm DDI 0487).
     #[must_use]
     pub const fn s2sl0(self, level: u8) -> u8 {
         match self {
-            Self::K4 => 2 - level,
-            Self::K16 | Self::K64 => 3 - level,
+            Self::K4 => 2_u8.saturating_sub(level),
+            Self::K16 | Self::K64 => 3_u8.saturating_sub(level),
         }
     }
 }

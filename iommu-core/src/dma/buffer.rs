@@ -120,8 +120,9 @@ pub(super) fn write<'a>(pieces: impl Iterator<Item = Piece<'a>>, from: &[u8]) {
     }
 }
 
-/// Copies from one buffer into another, as far as the shorter goes. No device reaches either.
-pub(super) fn copy(from: &impl DmaBuffer, to: &impl DmaBuffer) {
+/// Copies from one buffer into another, as far as the shorter goes: at once where it is `certain` that
+/// no device reaches either, and byte by byte where a device that breaks the rules may.
+pub(super) fn copy(from: &impl DmaBuffer, to: &impl DmaBuffer, certain: bool) {
     let mut to = to.pieces().map(|piece| piece.bytes);
     let mut room: &[AtomicU8] = &[];
     for mut bytes in from.pieces().map(|piece| piece.bytes) {
@@ -133,10 +134,16 @@ pub(super) fn copy(from: &impl DmaBuffer, to: &impl DmaBuffer) {
             let len = bytes.len().min(room.len());
             let (first, rest) = bytes.split_at(len);
             let (target, left) = room.split_at(len);
-            let target = target.as_ptr().cast::<u8>().cast_mut();
-            // SAFETY: both are `len` bytes of atomics, which may be written through. They are of two
-            // buffers, whose memory is nobody else's; their owner has lent neither to a device.
-            unsafe { core::ptr::copy_nonoverlapping(first.as_ptr().cast(), target, len) };
+            if certain {
+                let target = target.as_ptr().cast::<u8>().cast_mut();
+                // SAFETY: both are `len` bytes of atomics, which may be written through. They are of
+                // two buffers, whose memory is nobody else's, and no device changes it meanwhile.
+                unsafe { core::ptr::copy_nonoverlapping(first.as_ptr().cast(), target, len) };
+            } else {
+                for (to, from) in target.iter().zip(first) {
+                    to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+            }
             (bytes, room) = (rest, left);
         }
     }
@@ -203,13 +210,14 @@ mod tests {
     #[test]
     fn bytes_keep_their_order_however_the_pieces_are_cut() {
         let cuts: [&[u8]; 5] = [&[6], &[2, 4], &[0, 3, 0, 3], &[1, 1, 1, 1, 1, 1, 0], &[4]];
-        for from in cuts {
-            for to in cuts {
+        let all_cuts = cuts.into_iter().flat_map(|from| cuts.map(|to| (from, to)));
+        for (from, to) in all_cuts {
+            for certain in [false, true] {
                 let (from, to) = (list(from), list(to));
                 (1..)
                     .zip(all(&from))
                     .for_each(|(n, byte)| byte.store(n, Ordering::Relaxed));
-                copy(&from, &to);
+                copy(&from, &to, certain);
                 let copied = all(&from).count().min(all(&to).count());
                 for (nth, byte) in all(&to).enumerate() {
                     let expected = if nth < copied { nth + 1 } else { 0 };

@@ -275,7 +275,7 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
         prot: Prot,
     ) -> core::result::Result<Loan<P>, Refused> {
         let bounce = self.pages(len, "a bounce buffer")?;
-        copy(buffer, &bounce);
+        copy(buffer, &bounce, !self.space.is_identity());
         match self.map_pieces(prot, &bounce) {
             Ok(loan) => Ok(Loan {
                 bounce: Some(bounce),

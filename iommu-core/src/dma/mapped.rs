@@ -208,7 +208,8 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
         if D::DEVICE_WRITES {
             self.observe(&parts);
             if let Some(bounce) = &parts.loan.bounce {
-                buffer::copy(bounce, &parts.buffer);
+                // Where addresses pass untranslated, the device may be writing still.
+                buffer::copy(bounce, &parts.buffer, !self.space.is_identity());
             }
         }
         parts.buffer

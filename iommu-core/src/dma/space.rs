@@ -204,12 +204,8 @@ impl<P: DmaPlatform> Space<P> {
             0 => Ok(()),
             _ => self.domain.unmap(iova, mapped),
         };
-        let confirmed = !matches!(
-            error.kind(),
-            ErrorKind::IommuTimedOut | ErrorKind::DeviceTimedOut | ErrorKind::Hardware
-        );
         match undone {
-            Ok(()) if confirmed => Ok(()),
+            Ok(()) if !error.stays() => Ok(()),
             Ok(()) => Err(error),
             Err(undo) => {
                 log::error!("a mapping at {iova} failed half way ({error}) and stays: {undo}");

@@ -37,7 +37,8 @@ fn a_producer_that_is_stopped_half_way_costs_others_no_more_than_their_bound() {
         let try_it = move || {
             let (start, prod) = (smmu.now(), smmu.registers().prod);
             let error = run(&other, 2, 1, true).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+            assert_eq!(error.kind(), ErrorKind::IommuTimedOut, "{error}");
+            assert!(error.reason().contains("another caller"), "{error}");
             assert_eq!(smmu.now() - start, BOUND);
             other.queue.post(&other.hardware, commands(2, 1));
             other.queue.check(&other.hardware);
@@ -75,7 +76,8 @@ fn whoever_is_kept_from_looking_says_so() {
         let start = lab.smmu.now();
         let unsettled = lab.queue.unsettled().unwrap();
         let error = lab.queue.catch_up(&lab.hardware, unsettled).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        assert_eq!(error.kind(), ErrorKind::IommuTimedOut, "{error}");
+        assert!(error.reason().contains("another caller"), "{error}");
         assert_eq!(lab.smmu.now() - start, BOUND);
     });
     lab.queue.post(&lab.hardware, commands(2, 1));
