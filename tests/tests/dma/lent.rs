@@ -194,6 +194,7 @@ fn without_translation_an_address_is_the_physical_one() {
 #[test]
 fn threads_that_map_at_the_same_time_find_their_own_bytes() {
     for setup in Setup::both() {
+        setup.slow_down();
         let (_device, dma) = setup.nic();
         let (memory, hardware) = (&setup.memory, &setup.hardware);
         std::thread::scope(|scope| {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arm_smmu_v3::ArmSmmuV3;
 use intel_vtd_stub::{IntelVtd, Mode};
@@ -11,7 +12,7 @@ use iommu_core::{
 };
 use mock_hw::smmuv3::ModelConfig;
 use mock_hw::vtd::VtdConfig;
-use mock_hw::{DmaDevice, MockMemory, Outcome};
+use mock_hw::{DmaDevice, MockClock, MockMemory, Outcome};
 use tests::machine::Machine;
 use tests::model::{ModelMachine, VtdModelMachine};
 
@@ -24,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) hardware: DmaDevice,
     freeze: Box<dyn Fn(bool)>,
     waits: Box<dyn Fn() -> usize>,
+    clock: MockClock,
 }
 
 fn config(default_domain: DefaultDomain) -> IommuConfig {
@@ -50,6 +52,7 @@ impl Setup {
             hardware: DmaDevice::new(&model, 0x10),
             freeze: Box::new(move |frozen| model.freeze_commands(frozen)),
             waits: Box::new(move || counted.waits()),
+            clock: machine.platform().clock,
         }
     }
 
@@ -85,6 +88,7 @@ impl Setup {
             hardware: DmaDevice::new(&model, 0x10),
             freeze: Box::new(move |frozen| model.freeze_queue(frozen)),
             waits: Box::new(move || counted.waits()),
+            clock: machine.platform().clock,
         }
     }
 
@@ -131,6 +135,12 @@ impl Setup {
     /// The IOMMU stops answering, or answers again.
     pub(crate) fn freeze(&self, frozen: bool) {
         (self.freeze)(frozen);
+    }
+
+    /// Lets so little time pass with each look at the clock that a thread which is not running for a
+    /// while is no reason to give up: for tests with several.
+    pub(crate) fn slow_down(&self) {
+        self.clock.set_step(Duration::from_nanos(100));
     }
 
     /// How often the hardware was waited for.

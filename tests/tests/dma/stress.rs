@@ -199,6 +199,7 @@ fn maps_by_hand(hammer: &Hammer<'_>, owner: usize, domain: &Domain, memory: &Moc
 #[test]
 fn a_hammering_device_never_reaches_what_two_threads_unmapped() {
     for setup in Setup::both() {
+        setup.slow_down();
         let (device, dma) = setup.nic();
         dma.reserve(AddrRange::new(BY_HAND, 1 << 38).unwrap())
             .unwrap();
@@ -232,6 +233,7 @@ fn maps_and_unmaps(hammer: &Hammer<'_>, owner: usize, dma: &Dma<MockMemory>, mem
 #[test]
 fn a_hammering_device_never_reaches_what_two_threads_took_back() {
     for setup in Setup::both() {
+        setup.slow_down();
         let (_device, dma) = setup.nic();
         let memory = &setup.memory;
         run(&setup.hardware, |hammer, owner| {
