@@ -258,12 +258,15 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
     fn clear_above(&self, table: &Table<'_>, level: u8, part: Part, taken: &mut Taken) {
         let first = table.index::<F>(part.first, level);
         for (index, (slot, whole)) in (first..).zip(part.slots::<F>(level)) {
-            let word = self.clear_leaf(&table.words[index]);
+            let mut word = load(&table.words[index]);
             if !F::is_table(word) {
+                word = self.clear_leaf(&table.words[index], word);
+                self.clean(table, index, 1);
                 // Nothing, where somebody else unmaps it too.
                 taken.disturbed |= !F::is_valid(word);
-                self.clean(table, index, 1);
-                continue;
+                if !F::is_table(word) {
+                    continue;
+                }
             }
             if whole && taken.id.is_none() {
                 taken.id = self.ids.take();
@@ -283,11 +286,10 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         }
     }
 
-    /// Takes a leaf above the last level out. Returns what was there: where that is a table, it still
-    /// is.
-    #[inline(always)]
-    fn clear_leaf(&self, slot: &AtomicU64) -> u64 {
-        let mut word = load(slot);
+    /// Takes a leaf above the last level out, where `word` is one. Returns what was there: where that is
+    /// a table, it still is.
+    #[inline]
+    fn clear_leaf(&self, slot: &AtomicU64, mut word: u64) -> u64 {
         // Somebody else may change what it allows meanwhile, or split it: then it is a table.
         while F::is_valid(word) && !F::is_table(word) {
             match self.try_exchange(slot, word, 0) {
