@@ -1,4 +1,5 @@
-//! What several callers get done in a while of simulated time.
+//! What several callers get done in a while of simulated time: invalidations alone, and mappings of
+//! one domain.
 //!
 //! Each caller has a time of its own, which its accesses to registers and looks at the clock take.
 //! Whoever's is the earliest goes on, so that everything happens in order and always the same.
@@ -8,9 +9,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
-use iommu_core::Iova;
+use iommu_core::{IommuOps, Iova, PagingConfig, Prot};
+use mock_hw::smmuv3::{ModelBank, ModelConfig, SmmuModel};
 
 use super::*;
+use crate::{ArmSmmuV3, Config};
 
 /// In nanoseconds: what a `CMD_SYNC` takes the hardware, which does one after the other.
 const SYNC_TAKES: u64 = 1000;
@@ -27,8 +30,10 @@ std::thread_local! {
 struct Simulation(Arc<(Mutex<Times>, Condvar)>);
 
 struct Times {
-    /// The time of each caller that is not done.
+    /// The time of each caller that is not done. As long as there are none, nothing takes time.
     callers: Vec<Option<u64>>,
+    /// A whole SMMU, where there is one.
+    smmu: Option<ModelBank>,
     memory: MockMemory,
     slots: PhysAddr,
     prod: u32,
@@ -50,11 +55,15 @@ impl Times {
     }
 
     fn told(&mut self, now: u64, prod: u32) {
+        if let Some(smmu) = &self.smmu {
+            smmu.write32(offset::CMDQ_PROD, prod);
+        }
         self.first.get_or_insert(now);
         self.last = self.last.max(now);
         while self.prod != prod {
             let addr = self.slots.0 + u64::from(self.prod % CAPACITY) * 16;
-            if self.memory.read_word(PhysAddr(addr)).unwrap() == SYNC.0[0] {
+            let is_sync = self.memory.read_word(PhysAddr(addr)).unwrap() == SYNC.0[0];
+            if is_sync && !self.callers.is_empty() {
                 self.last += SYNC_TAKES;
                 self.syncs += 1;
             }
@@ -80,6 +89,10 @@ impl Simulation {
         let (times, changed) = &*self.0;
         let caller = CALLER.get();
         let mut times = times.lock().unwrap();
+        if times.callers.is_empty() {
+            let now = times.last;
+            return then(&mut times, now);
+        }
         let now = times.callers[caller].unwrap() + takes;
         times.callers[caller] = Some(now);
         changed.notify_all();
@@ -95,18 +108,26 @@ impl RegisterBank for Simulation {
         0x2_0000
     }
     fn read32(&self, offset: usize) -> u32 {
-        assert_eq!(offset, offset::CMDQ_CONS);
-        self.step(READ, Times::reached)
+        match offset {
+            offset::CMDQ_CONS => self.step(READ, Times::reached),
+            _ => self.smmu().read32(offset),
+        }
     }
     fn write32(&self, offset: usize, value: u32) {
-        assert_eq!(offset, offset::CMDQ_PROD);
-        self.step(WRITE, |times, now| times.told(now, value));
+        if offset == offset::CMDQ_PROD {
+            self.step(WRITE, |times, now| times.told(now, value));
+        } else {
+            self.smmu().write32(offset, value);
+        }
     }
-    fn read64(&self, _: usize) -> u64 {
-        panic!("nobody reads 64 bits")
+    fn read64(&self, offset: usize) -> u64 {
+        self.smmu().read64(offset)
     }
-    fn write64(&self, _: usize, _: u64) {
-        panic!("nobody writes 64 bits")
+    fn write64(&self, offset: usize, value: u64) {
+        if offset == offset::CMDQ_BASE {
+            self.0.0.lock().unwrap().slots = PhysAddr(value & 0x00ff_ffff_ffff_ffe0);
+        }
+        self.smmu().write64(offset, value);
     }
 }
 
@@ -128,59 +149,111 @@ struct Took {
     syncs: u64,
 }
 
-/// What all operations take, where so many callers share them.
-fn operate(callers: usize) -> Took {
-    let memory = MockMemory::new(PhysAddr(0x8000_0000), 0x10_0000);
-    let queue = CommandQueue::<_, SpinLock>::new(&memory, LOG2, 44).unwrap();
-    queue.open();
-    let simulation = Simulation(Arc::new((
-        Mutex::new(Times {
-            callers: std::vec![Some(0); callers],
+impl Simulation {
+    fn new(memory: &MockMemory, smmu: Option<ModelBank>, slots: PhysAddr) -> Self {
+        let times = Times {
+            callers: Vec::new(),
+            smmu,
             memory: memory.clone(),
-            slots: queue.entries.addr(),
+            slots,
             prod: 0,
             cons: 0,
             done_at: VecDeque::new(),
             last: 0,
             first: None,
             syncs: 0,
-        }),
-        Condvar::new(),
-    )));
+        };
+        Self(Arc::new((Mutex::new(times), Condvar::new())))
+    }
+
+    fn smmu(&self) -> ModelBank {
+        let times = self.0.0.lock().unwrap();
+        times.smmu.clone().expect("there is a queue alone")
+    }
+
+    /// What all operations take, where so many callers share them: each calls `operate` again and
+    /// again, with numbers of its own.
+    fn operate(&self, callers: usize, operate: impl Fn(u64) + Sync) -> Took {
+        {
+            let mut times = self.0.0.lock().unwrap();
+            times.callers = std::vec![Some(0); callers];
+            (times.last, times.first) = (0, None);
+        }
+        thread::scope(|scope| {
+            for caller in 0..callers {
+                let operate = &operate;
+                scope.spawn(move || {
+                    CALLER.set(caller);
+                    let each = OPERATIONS / callers as u64;
+                    for number in 0..each {
+                        // What the caller does besides.
+                        self.step(100, |_, _| ());
+                        operate(caller as u64 * each + number);
+                    }
+                    let (times, changed) = &*self.0;
+                    times.lock().unwrap().callers[caller] = None;
+                    changed.notify_all();
+                });
+            }
+        });
+        let mut times = self.0.0.lock().unwrap();
+        times.callers.clear();
+        Took {
+            time: times.last - times.first.unwrap(),
+            syncs: times.syncs,
+        }
+    }
+}
+
+/// What invalidations take.
+fn invalidate(callers: usize) -> Took {
+    let memory = MockMemory::new(PhysAddr(0x8000_0000), 0x10_0000);
+    let queue = CommandQueue::<_, SpinLock>::new(&memory, LOG2, 44).unwrap();
+    queue.open();
+    let simulation = Simulation::new(&memory, None, queue.entries.addr());
     let platform = BasicPlatform {
         bank: simulation.clone(),
         memory,
         clock: simulation.clone(),
     };
     let hardware = Hardware::new(platform, Duration::from_millis(10));
-    thread::scope(|scope| {
-        for caller in 0..callers {
-            let (queue, hardware, simulation) = (&queue, &hardware, &simulation);
-            scope.spawn(move || {
-                CALLER.set(caller);
-                for page in 0..OPERATIONS / callers as u64 {
-                    // What the caller does besides.
-                    simulation.step(100, |_, _| ());
-                    queue
-                        .run(hardware, [Command::tlbi_va(1, Iova(page << 12))])
-                        .unwrap();
-                }
-                let (times, changed) = &*simulation.0;
-                times.lock().unwrap().callers[caller] = None;
-                changed.notify_all();
-            });
-        }
-    });
-    let times = simulation.0.0.lock().unwrap();
-    Took {
-        time: times.last - times.first.unwrap(),
-        syncs: times.syncs,
-    }
+    simulation.operate(callers, |page| {
+        let command = Command::tlbi_va(1, Iova(page << 12));
+        queue.run(&hardware, [command]).unwrap();
+    })
+}
+
+/// What mapping pages of one domain and unmapping them takes, through a whole driver.
+fn map_and_unmap(callers: usize) -> Took {
+    let memory = MockMemory::new(PhysAddr(0x8000_0000), 0x100_0000);
+    let model = SmmuModel::new(memory.clone(), ModelConfig::default());
+    let simulation = Simulation::new(&memory, Some(model.bank()), PhysAddr(0));
+    let pages = memory.clone();
+    let platform = BasicPlatform {
+        bank: simulation.clone(),
+        memory,
+        clock: simulation.clone(),
+    };
+    let config = Config {
+        command_queue_log2: LOG2,
+        ..Config::default()
+    };
+    let smmu = ArmSmmuV3::probe(platform, config).unwrap();
+    let domain = smmu.paging_domain(&PagingConfig::default()).unwrap();
+    simulation.operate(callers, |page| {
+        let iova = Iova(page << 12);
+        let page = DmaBlock::new(&pages, 4096, 4096, "a page").unwrap();
+        domain
+            .map_block(iova, page, Prot::READ)
+            .unwrap()
+            .unmap()
+            .unwrap();
+    })
 }
 
 #[test]
 fn the_more_callers_the_more_is_done() {
-    let [one, two, four, eight] = [1, 2, 4, 8].map(operate);
+    let [one, two, four, eight] = [1, 2, 4, 8].map(invalidate);
     assert_eq!((one.syncs, two.syncs), (OPERATIONS, OPERATIONS));
     // What two do besides waiting costs the hardware no time.
     assert_eq!(two.time, OPERATIONS * SYNC_TAKES);
@@ -190,4 +263,11 @@ fn the_more_callers_the_more_is_done() {
         assert_eq!(many.time, many.syncs * SYNC_TAKES);
         assert!(few.time * 4 >= many.time * 5, "{few:?}, {many:?}");
     }
+}
+
+#[test]
+fn two_who_map_and_unmap_in_one_domain_get_more_done_than_one() {
+    let [one, two, four] = [1, 2, 4].map(map_and_unmap);
+    assert!(one.time * 4 >= two.time * 5, "{one:?}, {two:?}");
+    assert!(two.time * 5 >= four.time * 6, "{two:?}, {four:?}");
 }
