@@ -14,7 +14,8 @@
 //! itself; only the platform's [`IrqLock`](Platform::IrqLock) keeps interrupts off. So a producer
 //! is never interrupted half way. Where its CPU is stopped all the same, by a hypervisor, nothing of
 //! what it does is seen, nothing is overwritten, and others wait for no longer than their bound
-//! ([`ErrorKind::IommuTimedOut`](iommu_core::ErrorKind::IommuTimedOut)). Who comes first is `turn`'s business.
+//! ([`ErrorKind::IommuTimedOut`](iommu_core::ErrorKind::IommuTimedOut)). Who comes first is
+//! `turn`'s business.
 //!
 //! # Sharing a `CMD_SYNC`
 //!

@@ -10,7 +10,8 @@ pub struct Geometry {
     pub aperture: AddrRange,
     /// The physical addresses that can be mapped to.
     pub physical: AddrRange,
-    /// A bit for each page size: `1 << 12` for 4 KiB. The lowest is the unit of [`Domain::map`](crate::Domain::map).
+    /// A bit for each page size: `1 << 12` for 4 KiB. The lowest is the unit of
+    /// [`Domain::map`](crate::Domain::map).
     pub page_sizes: u64,
 }
 

@@ -173,7 +173,8 @@ impl<L: RawLock> Iommu<L> {
     /// [`ErrorKind::InvalidArgument`] for a device without streams, one behind an IOMMU that is not
     /// there, or a pinned one that would join a claimed group; [`ErrorKind::Busy`] for a stream
     /// that belongs to another group; [`ErrorKind::AlreadyExists`] for one with a reserved region
-    /// where its group has mapped something by [`Dma`](crate::dma::Dma); otherwise as [`IommuOps::probe`],
+    /// where its group has mapped something by [`Dma`](crate::dma::Dma); otherwise as
+    /// [`IommuOps::probe`],
     /// [`IommuOps::paging_domain`] and [`Group::attach`]. The device then reaches no more than
     /// before.
     pub fn add_device(

@@ -23,7 +23,8 @@ pub struct MapError {
 /// A backend's half of a paging domain.
 ///
 /// The caller has checked that ranges are not empty, aligned to the smallest page, and within
-/// [`geometry`](Self::geometry), unless [`checks_ranges`](Self::checks_ranges). Calls come from several CPUs at once.
+/// [`geometry`](Self::geometry), unless [`checks_ranges`](Self::checks_ranges). Calls come from
+/// several CPUs at once.
 pub trait PagingOps: Any + Send + Sync {
     /// What can be mapped. Never changes.
     fn geometry(&self) -> Geometry;
@@ -136,7 +137,8 @@ pub trait PagingOps: Any + Send + Sync {
     ///
     /// [`ErrorKind::NotFound`], [`ErrorKind::InvalidArgument`], [`ErrorKind::Busy`] and
     /// [`ErrorKind::OutOfMemory`] as in [`Walker::split`](crate::pgtable::Walker::split): nothing
-    /// changed. Failures of the hardware as in [`unmap`](Self::unmap): it may go by the block. [`ErrorKind::Unsupported`], which is the provided method.
+    /// changed. Failures of the hardware as in [`unmap`](Self::unmap): it may go by the block.
+    /// [`ErrorKind::Unsupported`], which is the provided method.
     fn split(&self, iova: Iova) -> Result {
         let _ = iova;
         Err(no_such_change())

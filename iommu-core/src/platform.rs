@@ -92,8 +92,8 @@ pub unsafe trait DmaMemory: Clone + Send + Sync + Debug + 'static {
     fn clean(&self, addr: PhysAddr, len: usize);
 
     /// Orders every earlier store, to DMA memory or any other, before every later store to either and
-    /// every later register write, as the hardware and other CPUs observe them (`dma_wmb` and, before a doorbell,
-    /// `wmb` on Linux; at least `dmb oshst` on Arm).
+    /// every later register write, as the hardware and other CPUs observe them (`dma_wmb` and,
+    /// before a doorbell, `wmb` on Linux; at least `dmb oshst` on Arm).
     fn write_barrier(&self);
 
     /// Makes the CPU see what hardware that does not see its caches has written to the `len` bytes

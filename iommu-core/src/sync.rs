@@ -1,5 +1,5 @@
-//! Atomics and fences, so that loom can take their place: with `--cfg loom` the words of tables and queues are
-//! its own, and it runs every order in which threads can see them.
+//! Atomics and fences, so that loom can take their place: with `--cfg loom` the words of tables and
+//! queues are its own, and it runs every order in which threads can see them.
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicU64, AtomicUsize, fence};

@@ -1,4 +1,5 @@
-//! Threads in one page table, or flushing one domain, in every order that the memory model allows. To run it:
+//! Threads in one page table, or flushing one domain, in every order that the memory model allows.
+//! To run it:
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg loom" cargo test --release -p iommu-core --test loom

@@ -137,8 +137,8 @@ impl<P: DmaPlatform> Space<P> {
         }
     }
 
-    /// Maps pieces of whole pages (where, how many bytes), `len` bytes in all, one after the other. `None` where addresses
-    /// pass untranslated: there is nothing to map then.
+    /// Maps pieces of whole pages (where, how many bytes), `len` bytes in all, one after the other.
+    /// `None` where addresses pass untranslated: there is nothing to map then.
     ///
     /// # Safety
     ///

@@ -64,7 +64,8 @@ pub const LAST_LEVEL: u8 = 3;
 ///   [`TABLE`](Self::TABLE), and false for zero, for leaves above the last level, and for every word
 ///   whose bits 4:0 are zero;
 /// - [`is_valid`](Self::is_valid) is true for leaves and tables, and false for every word whose bits
-///   4:0 are zero; where it is true for what several words have in common, it is for each. To hardware such a word maps nothing, whatever else is in it;
+///   4:0 are zero; where it is true for what several words have in common, it is for each. To
+///   hardware such a word maps nothing, whatever else is in it;
 /// - hardware never changes the descriptor of a table.
 pub unsafe trait Format: Send + Sync + 'static {
     /// log2 of the size of a page, at least 12.

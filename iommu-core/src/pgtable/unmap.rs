@@ -13,8 +13,8 @@ use crate::sync::AtomicU64;
 /// So many pages are looked at, or cleared, at once.
 const BLOCK: usize = 64;
 
-/// What was taken out of a page table, or changed in it: what hardware may still know of, until it was told to
-/// invalidate it and that has completed.
+/// What was taken out of a page table, or changed in it: what hardware may still know of, until it
+/// was told to invalidate it and that has completed.
 ///
 /// After that, [`Walker::reclaim`] gives the tables among it back. Where it did not complete, this
 /// is simply dropped: the tables then stay as long as the page table.
@@ -286,8 +286,8 @@ impl<M: DmaMemory, F: Format> PageTable<M, F> {
         }
     }
 
-    /// Takes a leaf above the last level out, where `word` is one. Returns what was there: where that is
-    /// a table, it still is.
+    /// Takes a leaf above the last level out, where `word` is one. Returns what was there: where
+    /// that is a table, it still is.
     #[inline]
     fn clear_leaf(&self, slot: &AtomicU64, mut word: u64) -> u64 {
         // Somebody else may change what it allows meanwhile, or split it: then it is a table.

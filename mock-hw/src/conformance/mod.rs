@@ -16,8 +16,8 @@
 //! # }
 //! ```
 //!
-//! is the test, and the [`Report`] says which rule was broken and how. `iommu_core::writing_a_backend` walks
-//! through it for a [toy](crate::toy).
+//! is the test, and the [`Report`] says which rule was broken and how.
+//! `iommu_core::writing_a_backend` walks through it for a [toy](crate::toy).
 //!
 //! # What is checked
 //!

@@ -1,5 +1,5 @@
-//! A toy IOMMU, for the [guide](iommu_core::writing_a_backend) to backends: small enough to drive in an evening,
-//! as unforgiving as a real one.
+//! A toy IOMMU, for the [guide](iommu_core::writing_a_backend) to backends: small enough to drive
+//! in an evening, as unforgiving as a real one.
 //!
 //! # The hardware
 //!

@@ -20,11 +20,11 @@
 //! one DMA after the other, while the driver moves them. After each store and each access to a
 //! register the driver pauses until a DMA has ended, and a while longer, so that what it does next
 //! falls somewhere into the next DMA. On the model, that fetches an entry word by word from the
-//! memory that the driver stores to. QEMU is a process of its own that shares its RAM with the driver's; its
-//! `edu` device cannot be held in the middle of a DMA, since a timer starts it, and the thread that
-//! runs the timer does it in one go. So it is left to chance there on which side of a store a fetch
-//! falls, or whether on both, and many are made. Accesses to registers and DMA are never concurrent
-//! on QEMU: one thread does both.
+//! memory that the driver stores to. QEMU is a process of its own that shares its RAM with the
+//! driver's; its `edu` device cannot be held in the middle of a DMA, since a timer starts it, and
+//! the thread that runs the timer does it in one go. So it is left to chance there on which side of
+//! a store a fetch falls, or whether on both, and many are made. Accesses to registers and DMA are
+//! never concurrent on QEMU: one thread does both.
 //!
 //! The threads race at 64 bits only. Neither machine promises to fetch 128 bits at once: the model
 //! fetches words, and QEMU copies an entry as its C library likes.

@@ -212,8 +212,9 @@ fn threads_that_retire_get_buffers_back_that_no_device_reaches() {
     for (setup, dma, domain) in both() {
         setup.slow_down();
         let memory = &setup.memory;
-        // The models translate and store in two steps. Hardware is done with both before an invalidation
-        // completes (SMMUv3 4.7.3; VT-d 6.5.4); here, whoever has a buffer back waits for that.
+        // The models translate and store in two steps. Hardware is done with both before an
+        // invalidation completes (SMMUv3 4.7.3; VT-d 6.5.4); here, whoever has a buffer back waits
+        // for that.
         let under_way = Mutex::new(());
         let write = |at: u64, thread: u8| {
             let _one = under_way.lock().unwrap();

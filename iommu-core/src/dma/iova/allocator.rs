@@ -19,8 +19,8 @@ use crate::platform::{RawLock, SpinLock};
 /// Hands out ranges of one address space.
 ///
 /// CPU numbers only keep CPUs out of each other's way: any number is right at any time, merely slow
-/// where it is another CPU's or has no cache. Free a range to the allocator that it came from: another one would hand it out as
-/// its own.
+/// where it is another CPU's or has no cache. Free a range to the allocator that it came from:
+/// another one would hand it out as its own.
 pub struct IovaAllocator<L: RawLock = SpinLock> {
     caches: Vec<Cache<L>>,
     page_shift: u32,

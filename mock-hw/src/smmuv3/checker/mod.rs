@@ -37,28 +37,28 @@ const MOST_FAILURES: usize = 64;
 /// - Each atomic unit of an entry is seen with any value that it had since the last completed
 ///   invalidation, whatever is seen of the others. An invalidation takes effect when it is consumed at
 ///   the earliest, and is complete when a later CMD_SYNC is consumed.
-/// - Context descriptors and their first levels are cached by stream and substream. Whatever any view of
-///   a stream's entry led to is seen through any other, until the invalidation of it is complete; that
-///   of the entry drops them too (4.3.1). Words are mixed with those of the same descriptor only: what
-///   is cached is a copy of one structure. Behind stage 2, context descriptors are their owner's
-///   business, and only where they are counts.
+/// - Context descriptors and their first levels are cached by stream and substream. Whatever any
+///   view of a stream's entry led to is seen through any other, until the invalidation of it is
+///   complete; that of the entry drops them too (4.3.1). Words are mixed with those of the same
+///   descriptor only: what is cached is a copy of one structure. Behind stage 2, context
+///   descriptors are their owner's business, and only where they are counts.
 /// - What is seen has to equal what one of the stream's [`Image`]s does, for each class of transactions
 ///   by itself: without substream, with each substream, with the first beyond; and for ATS Translation
-///   Requests of each. Fields that are IGNORED make no difference. A view that is ILLEGAL is wrong in any
-///   case, one with V = 0 unless an image has it.
-/// - Whatever any view translates may be in the TLB under its tag (VMID and ASID), until an invalidation
-///   of the whole tag is complete that was consumed when no view could use the tag any more. Until then
-///   the tag stands for one set of tables and attributes, across all streams; and a VMID for one number
-///   of stages. Stage 1 of one stream and stage 2 of another have the same VMID only where the other turns
-///   from the one to the other, too.
+///   Requests of each. Fields that are IGNORED make no difference. A view that is ILLEGAL is wrong
+///   in any case, one with V = 0 unless an image has it.
+/// - Whatever any view translates may be in the TLB under its tag (VMID and ASID), until an
+///   invalidation of the whole tag is complete that was consumed when no view could use the tag any
+///   more. Until then the tag stands for one set of tables and attributes, across all streams; and
+///   a VMID for one number of stages. Stage 1 of one stream and stage 2 of another have the same
+///   VMID only where the other turns from the one to the other, too.
 ///
 /// The views of one structure are all mixtures of the values of its units. Their number is the product
 /// of how many different values each unit had since it was confirmed: writers that wait as the
 /// architecture asks keep that at two, of a few words. More than 8192 are refused.
 ///
-/// Not looked at: first-level descriptors of stream tables; translation tables; ATCs, and in which order
-/// ATS goes on and off at the device (3.9.2); reserved bits; MEV, PPAR, and CONT, which is refused; and
-/// what the [model](super::SmmuModel) does not know either.
+/// Not looked at: first-level descriptors of stream tables; translation tables; ATCs, and in which
+/// order ATS goes on and off at the device (3.9.2); reserved bits; MEV, PPAR, and CONT, which is
+/// refused; and what the [model](super::SmmuModel) does not know either.
 ///
 /// ```
 /// use iommu_core::{Atomicity, PhysAddr};
@@ -140,8 +140,9 @@ impl EntryChecker {
     }
 
     /// Says what a stream may be seen as from now on: its old configuration, its new one, and what is
-    /// declared to lie between. All that may be seen now is judged by it. Of streams that change together,
-    /// say it before the first store: they may share a VMID on the way from stage 1 to stage 2 or back.
+    /// declared to lie between. All that may be seen now is judged by it. Of streams that change
+    /// together, say it before the first store: they may share a VMID on the way from stage 1 to
+    /// stage 2 or back.
     ///
     /// # Panics
     ///

@@ -287,8 +287,8 @@ impl Tables {
         lost.for_each(|of| of.structure.lose(now));
     }
 
-    /// The invalidation of the first level of one substream, or of all, is complete. What no entry leads
-    /// to goes with it.
+    /// The invalidation of the first level of one substream, or of all, is complete. What no entry
+    /// leads to goes with it.
     pub(super) fn confirm_level1(&mut self, substream: Option<u32>, since: u64) {
         self.level1.retain_mut(|of| {
             let named = substream.is_none_or(|id| id >> of.leaf == of.index);
@@ -296,8 +296,8 @@ impl Tables {
         });
     }
 
-    /// The invalidation of the descriptor of one substream, or of all, is complete. With `walk`, that of
-    /// all structures that led to it is so too.
+    /// The invalidation of the descriptor of one substream, or of all, is complete. With `walk`,
+    /// that of all structures that led to it is so too.
     pub(super) fn confirm_descriptors(&mut self, substream: Option<u32>, walk: bool, since: u64) {
         self.descriptors.retain_mut(|of| {
             let named = substream.is_none_or(|id| id == of.index);

@@ -155,8 +155,8 @@ impl Tags {
     }
 
     /// Whether a stream with stage 2 is about to have this stage 1 under the same VMID, or had it just
-    /// now: the VMID has one owner, who turns from one to the other. Anybody else's stage 2 would be hit
-    /// by the invalidations of this stage 1, and the other way round.
+    /// now: the VMID has one owner, who turns from one to the other. Anybody else's stage 2 would
+    /// be hit by the invalidations of this stage 1, and the other way round.
     fn turns(&self, stream: u32, stage1: &Claim) -> bool {
         let declared = self.declared.get(&stream);
         declared.is_some_and(|claims| claims.contains(stage1))

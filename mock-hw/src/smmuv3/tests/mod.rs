@@ -35,10 +35,11 @@ const BYPASS: u64 = 0x9;
 const STE_S1: u64 = 0x4003_000b;
 /// V, Config 0b110.
 const STE_S2: u64 = 0xd;
-/// S2R, S2PTW, S2AA64, S2PS 4 (44 bits), S2TG 0 (4 KiB), shareable write-back, S2SL0 1 (level 1), S2T0SZ
-/// 25 (39 bits), S2VMID 3.
+/// S2R, S2PTW, S2AA64, S2PS 4 (44 bits), S2TG 0 (4 KiB), shareable write-back, S2SL0 1 (level 1),
+/// S2T0SZ 25 (39 bits), S2VMID 3.
 const S2_39: u64 = 0x044c_3559_0000_0003;
-/// ASID 7, A, R, AA64, IPS 4 (44 bits), V, EPD1, shareable write-back, TG0 0 (4 KiB), T0SZ 25 (39 bits).
+/// ASID 7, A, R, AA64, IPS 4 (44 bits), V, EPD1, shareable write-back, TG0 0 (4 KiB), T0SZ 25 (39
+/// bits).
 const CD_39: u64 = 0x0007_6204_c000_3519;
 
 /// nG, AF, shareable, AP[1], page.
