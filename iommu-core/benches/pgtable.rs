@@ -68,8 +68,11 @@ fn groups(bench: &mut Bench) {
             let lab = Lab::new(small);
             let pages = |nth| Ring::new(lab, small, nth * APART, WINDOW);
             let ranges = |nth| Ring::of(M2 / 2, lab, small, nth * APART + APART / 2, 4);
+            // Where two threads store no more than one, the machine is not theirs alone.
+            let stores = (0..threads).map(|_| Stores::new(512));
             // What they meet in: an unmap submits one.
             let queue = Queue::new();
+            group.row_of_threads("512 stores each", stores.collect());
             group.row_of_threads("a window each", (0..threads).map(pages).collect());
             group.row_of_threads("4K x 256 each", (0..threads).map(ranges).collect());
             let queues = (0..threads).map(|_| queue.clone());
