@@ -57,7 +57,7 @@ impl Group<'_> {
         self.timed(name, |count| {
             let share = count.div_ceil(cases.len() as u64);
             let start = Barrier::new(cases.len());
-            let times = thread::scope(|scope| {
+            let spans = thread::scope(|scope| {
                 let threads: Vec<_> = cases
                     .iter_mut()
                     .enumerate()
@@ -66,16 +66,22 @@ impl Group<'_> {
                         scope.spawn(move || {
                             run_on_cpu(cpu);
                             start.wait();
-                            run(*case, share)
+                            let first = Instant::now();
+                            run(*case, share);
+                            (first, Instant::now())
                         })
                     })
                     .collect();
-                threads
-                    .into_iter()
-                    .map(|thread| thread.join().expect("no panic"))
-                    .max()
+                let spans = threads.into_iter().map(|thread| thread.join());
+                spans.collect::<Result<Vec<_>, _>>().expect("no panic")
             });
-            times.unwrap_or_default()
+            // One thread may be through before another one runs at all.
+            let first = spans.iter().map(|(first, _)| *first).min();
+            let last = spans.iter().map(|(_, last)| *last).max();
+            first
+                .zip(last)
+                .map(|(first, last)| last - first)
+                .unwrap_or_default()
         });
     }
 
