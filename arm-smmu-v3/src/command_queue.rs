@@ -216,11 +216,9 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         P: Platform<Memory = M, IrqLock = L>,
     {
         let commands = commands.into_iter();
-        let Some(state) = self.try_enter() else {
-            return self.run_in_parts(hardware, commands, None);
-        };
+        let state = self.enter(hardware)?;
         let Some((row, sync)) = self.idle_row(&state, commands.size_hint()) else {
-            return self.run_in_parts(hardware, commands, Some(state));
+            return self.run_in_parts(hardware, commands, state);
         };
         let mut count = 0;
         row.iter().zip(commands).for_each(|(slot, command)| {
@@ -310,17 +308,13 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         &'a self,
         hardware: &Hardware<P>,
         commands: impl Iterator<Item = Command>,
-        state: Option<MutexGuard<'a, L, State>>,
+        state: MutexGuard<'a, L, State>,
     ) -> Result
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
         let mut commands = commands.fuse();
         let (known, _) = commands.size_hint();
-        let state = match state {
-            Some(state) => state,
-            None => self.enter(hardware)?,
-        };
         let consumed = self.consumed.load(Ordering::Acquire);
         let has_room = self.has_room(&state, consumed, known.max(1));
         let mut ready = has_room.then_some((state, consumed));

@@ -104,23 +104,19 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
     /// # Errors
     ///
     /// [`ErrorKind::IommuTimedOut`]: another caller did not let go of it within the bound.
+    #[inline(always)]
     pub(super) fn enter<P>(&self, hardware: &Hardware<P>) -> Result<MutexGuard<'_, L, State>>
     where
         P: Platform<Memory = M, IrqLock = L>,
     {
-        match self.try_enter() {
-            Some(state) => Ok(state),
-            None => self.enter_in_turn(hardware),
+        // The lock first: looking at the line before would fetch its memory twice, to read and to
+        // write.
+        if let Some(state) = self.state.try_lock()
+            && self.line.is_empty()
+        {
+            return Ok(state);
         }
-    }
-
-    /// The same, where nobody has to be waited for.
-    #[inline(always)]
-    pub(super) fn try_enter(&self) -> Option<MutexGuard<'_, L, State>> {
-        if !self.line.is_empty() {
-            return None;
-        }
-        self.state.try_lock()
+        self.enter_in_turn(hardware)
     }
 
     #[cold]
