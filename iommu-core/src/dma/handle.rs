@@ -9,7 +9,7 @@ use super::direction::Direction;
 use super::iova::Constraints;
 use super::mapped::{Loan, Mapped};
 use super::platform::DmaPlatform;
-use super::space::{Refused, Space};
+use super::space::{Refused, Share, Space};
 use crate::addr::{AddrRange, Iova};
 use crate::device::{Context, Device, DeviceInfo, attach_if_deferred};
 use crate::domain::Prot;
@@ -23,10 +23,13 @@ use crate::reserved::ReservedRegion;
 /// Lends memory to one device, in the default domain of its group.
 ///
 /// What is mapped is reached by every device of the group while the group is on that domain: it is
-/// the driver that stops a device before the group is attached to another one. A clone is another
-/// handle to the same.
+/// the driver that stops a device before the group is attached to another one.
+///
+/// A clone is another handle to the same. CPUs that map at the same time do not slow each other down
+/// where each has one of its own.
 pub struct Dma<P: DmaPlatform, L: RawLock = SpinLock> {
     space: Arc<Space<P>>,
+    share: Arc<Share<P>>,
     constraints: Constraints,
     bits: u32,
     context: Context,
@@ -54,8 +57,10 @@ impl<L: RawLock> Device<L> {
     pub fn dma<P: DmaPlatform>(&self, platform: P) -> Result<Dma<P, L>> {
         let state = &mut *self.group.state.lock();
         state.check_not_claimed()?;
+        let space = Space::of(state, platform)?;
         Ok(Dma {
-            space: Space::of(state, platform)?,
+            share: Share::new(space.clone()),
+            space,
             constraints: Constraints::NONE,
             bits: u64::BITS,
             context: Context::MayBlock,
@@ -131,8 +136,8 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
         let len = buffer.len();
         match self.lend(&buffer, len, D::PROT) {
             Ok(loan) => {
-                let space = self.space.clone();
-                Ok(Mapped::new(space, buffer, loan, len, self.is_coherent()))
+                let share = self.share.clone();
+                Ok(Mapped::new(share, buffer, loan, len, self.is_coherent()))
             }
             Err(Refused { error, reached }) => {
                 let mut buffer = Some(buffer);
@@ -353,6 +358,7 @@ impl<P: DmaPlatform, L: RawLock> Clone for Dma<P, L> {
     fn clone(&self) -> Self {
         Self {
             space: self.space.clone(),
+            share: Share::new(self.space.clone()),
             constraints: self.constraints,
             bits: self.bits,
             context: self.context,

@@ -11,7 +11,7 @@ use super::direction::{Bidirectional, DeviceReads, DeviceWrites, Direction};
 use super::iova::IovaRange;
 use super::platform::DmaPlatform;
 use super::retired::Retired;
-use super::space::Space;
+use super::space::{Share, Space};
 use crate::addr::{Iova, PhysAddr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::flush::Unflushed;
@@ -26,7 +26,7 @@ use crate::sync::AtomicU64;
 /// is harmless.
 #[must_use = "dropping the handle takes the buffer from the device"]
 pub struct Mapped<B: DmaBuffer, D: Direction, P: DmaPlatform> {
-    pub(super) space: Arc<Space<P>>,
+    pub(super) space: Arc<Share<P>>,
     /// Taken by the end of the mapping, which is the end of the handle too.
     parts: Option<Parts<B, P>>,
     iova: Iova,
@@ -62,7 +62,7 @@ impl<B: DmaBuffer, P: DmaPlatform> Parts<B, P> {
 impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
     #[inline]
     pub(super) fn new(
-        space: Arc<Space<P>>,
+        space: Arc<Share<P>>,
         buffer: B,
         loan: Loan<P>,
         len: usize,

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use core::any::Any;
+use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::doorbell::Doorbells;
@@ -31,6 +32,26 @@ pub(crate) struct Space<P: DmaPlatform> {
     doorbells: Doorbells<P::IrqLock>,
     /// The group is on the domain.
     in_use: AtomicBool,
+}
+
+/// One handle's share of a space. What is mapped with the handle is counted here, in cache lines
+/// that no other handle counts in.
+#[repr(align(128))]
+pub(super) struct Share<P: DmaPlatform>(Arc<Space<P>>);
+
+impl<P: DmaPlatform> Share<P> {
+    pub(super) fn new(space: Arc<Space<P>>) -> Arc<Self> {
+        Arc::new(Self(space))
+    }
+}
+
+impl<P: DmaPlatform> Deref for Share<P> {
+    type Target = Space<P>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Space<P> {
+        &self.0
+    }
 }
 
 /// A [`Space`], whatever its platform.
