@@ -7,7 +7,7 @@ mod common;
 #[path = "common/time.rs"]
 mod time;
 
-use common::{Hot, Keep, Lab, Lend, Relend, Retire, Ring, Shape, block, list};
+use common::{Hot, Keep, Lab, Lend, Relend, Retire, Ring, SYNCS, Shape, block, list};
 use iommu_core::DefaultDomain;
 use time::{Bench, Group};
 
@@ -67,8 +67,14 @@ fn groups(bench: &mut Bench) {
     });
     bench.group("dma_threads", |group| {
         floor(group);
-        for threads in [1, 2] {
-            group.row_of_threads("4 KiB", Lend::for_threads(threads, small));
+        group.rows_of_threads("4 KiB, lazily, rings of 256", |threads| {
+            Retire::for_threads(threads, small, 256)
+        });
+        for (sync, name) in SYNCS {
+            let shape = Shape { sync, ..small };
+            group.rows_of_threads(format!("4 KiB{name}"), |threads| {
+                Lend::for_threads(threads, shape)
+            });
         }
     });
     bench.group("dma_devices", |group| {

@@ -48,13 +48,11 @@ fn groups(bench: &mut Bench) {
     });
     bench.group("iova_threads", |group| {
         group.row("floor", Floor::new());
-        for threads in [1, 2] {
-            for pages in [1, 64] {
-                let hot = Hot::on_cpus(threads, pages);
-                group.row_of_threads(&format!("{pages} pages"), hot);
-            }
-            group.row_of_threads("churn", Churn::on_cpus(threads, MIX));
+        for pages in [1, 64] {
+            let hot = |threads| Hot::on_cpus(threads, pages);
+            group.rows_of_threads(format!("{pages} pages"), hot);
         }
+        group.rows_of_threads("churn", |threads| Churn::on_cpus(threads, MIX));
     });
 }
 

@@ -10,13 +10,15 @@ mod common;
 #[path = "common/time.rs"]
 mod time;
 
-use common::{K4, Lab, M2, Map, Queue, Ranges, Ring, Shape, Stores, Translate, Unmap};
+use common::{
+    K4, Lab, M2, Map, Queue, Ranges, Ring, SYNCS, Shape, Stores, Translate, Turns, Unmap,
+};
 use time::Bench;
 
 /// How many pages of a window are mapped at a time.
 const WINDOW: u64 = 512;
 /// How far the windows of two threads are apart.
-const APART: u64 = 1 << 30;
+const APART: usize = 1 << 30;
 
 fn groups(bench: &mut Bench) {
     let small = Shape {
@@ -64,20 +66,39 @@ fn groups(bench: &mut Bench) {
     });
     bench.group("pgtable_threads", |group| {
         group.row("floor: a store", Stores::new(1));
-        for threads in [1, 2] {
-            let lab = Lab::new(small);
-            let pages = |nth| Ring::new(lab, small, nth * APART, WINDOW);
-            let ranges = |nth| Ring::of(M2 / 2, lab, small, nth * APART + APART / 2, 4);
-            // Where two threads store no more than one, the machine is not theirs alone.
-            let stores = (0..threads).map(|_| Stores::new(512));
-            // What they meet in: an unmap submits one.
-            let queue = Queue::new();
-            group.row_of_threads("512 stores each", stores.collect());
-            group.row_of_threads("a window each", (0..threads).map(pages).collect());
-            group.row_of_threads("4K x 256 each", (0..threads).map(ranges).collect());
-            let queues = (0..threads).map(|_| queue.clone());
-            group.row_of_threads("an invalidation each", queues.collect());
+        let each = |shape: Shape, ring: &dyn Fn(&Lab, u64) -> Ring, threads: usize| {
+            let lab = Lab::new(shape);
+            let offsets = (0..).step_by(APART).take(threads);
+            offsets.map(|offset| ring(lab, offset)).collect()
+        };
+        let pages = |lab: &Lab, offset| Ring::new(lab, small, offset, WINDOW);
+        let ranges = |lab: &Lab, offset| Ring::of(M2 / 2, lab, small, offset, 4);
+        // Where two threads store no more than one, the machine is not theirs alone.
+        group.rows_of_threads("512 stores", |threads| {
+            (0..threads).map(|_| Stores::new(512)).collect()
+        });
+        group.rows_of_threads("a page, lazily", |threads| {
+            each(small, &|lab, offset| pages(lab, offset).lazily(), threads)
+        });
+        for (sync, name) in SYNCS {
+            let shape = Shape { sync, ..small };
+            let page = |threads| each(shape, &pages, threads);
+            group.rows_of_threads(format!("a page{name}"), page);
+            let range = |threads| each(shape, &ranges, threads);
+            group.rows_of_threads(format!("4K x 256{name}"), range);
         }
+        // What they meet in: an unmap submits one.
+        for (sync, name) in SYNCS {
+            if !sync.is_zero() {
+                group.rows_of_threads(format!("an invalidation{name}"), |threads| {
+                    vec![Queue::timed(sync); threads]
+                });
+            }
+        }
+        group.rows_of_threads("an invalidation", |threads| vec![Queue::new(); threads]);
+        group.rows_of_threads("two commands and a doorbell under a lock", |threads| {
+            vec![Turns::new(); threads]
+        });
     });
     bench.group("pgtable_devices", |group| {
         group.row("floor: a store", Stores::new(1));

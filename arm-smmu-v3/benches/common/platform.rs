@@ -22,6 +22,7 @@ pub(crate) fn platform() -> Platform {
 
 /// An SMMU that has done everything it is told by the time anybody looks: each register is a word
 /// of memory, each access one plain load or store.
+#[derive(Clone)]
 pub(crate) struct Registers(Arc<[AtomicU32; SIZE / 4]>);
 
 impl Registers {

@@ -76,16 +76,32 @@ pub(crate) struct Retire {
 impl Retire {
     /// With so many buffers in the ring, each of 4 KiB.
     pub(crate) fn new(shape: Shape, slots: usize) -> Self {
+        let (dma, domain) = Self::lab(shape);
+        Self::by(dma, domain, slots)
+    }
+
+    /// One for each of so many threads, by clones of one handle.
+    pub(crate) fn for_threads(threads: usize, shape: Shape, slots: usize) -> Vec<Self> {
+        let (dma, domain) = Self::lab(shape);
+        (0..threads)
+            .map(|_| Self::by(dma.clone(), domain.clone(), slots))
+            .collect()
+    }
+
+    fn lab(shape: Shape) -> (Dma<Drivers>, DomainRef) {
         let lab = Lab::new(shape);
         lab.domain.set_invalidation(Invalidation::Lazy);
-        let dma = lab.dma();
+        (lab.dma(), lab.domain.clone())
+    }
+
+    fn by(dma: Dma<Drivers>, domain: DomainRef, slots: usize) -> Self {
         let retire = |_| {
             let mapped = dma.map(block(4096), FromDevice).expect("it works");
             Some(mapped.retire().expect("it works"))
         };
         Self {
             slots: (0..slots).map(retire).collect(),
-            domain: lab.domain.clone(),
+            domain,
             dma,
             next: 0,
         }

@@ -2,17 +2,19 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arm_smmu_v3::{ArmSmmuV3, Config};
 use iommu_core::dma::{Dma, DmaPlatform};
 use iommu_core::{
     BasicPlatform, DefaultDomain, Device, DeviceInfo, DomainRef, Iommu, IommuConfig, Iova,
-    NoControl, PagingConfig, PhysAddr, Platform, Prot, SpinLock,
+    NoControl, PagingConfig, PhysAddr, Platform, Prot, RegisterBank, SpinLock,
 };
 
 use super::K4;
 use super::platform::{Heap, Registers, Still};
 use super::pool::Pool;
+use super::timed::Timed;
 
 /// What mappings allow.
 pub(crate) const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -21,26 +23,31 @@ thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
 }
 
-/// This thread is the CPU of this number from here on.
+/// This thread is on the CPU of this number from here on: as far as the drivers know, and in fact
+/// where the system lets it.
 pub(crate) fn run_on_cpu(number: usize) {
     CPU.set(number);
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if let Some(core) = cores.get(number) {
+        core_affinity::set_for_current(*core);
+    }
 }
 
 /// What the SMMU's driver runs on: each thread is a CPU of its own.
-struct Machine(OneCpu);
+struct Machine<B>(OneCpu<B>);
 
 /// The same with one CPU.
-pub(crate) type OneCpu = BasicPlatform<Registers, Pool, Still>;
+pub(crate) type OneCpu<B> = BasicPlatform<B, Pool, Still>;
 
-impl Platform for Machine {
-    type Bank = Registers;
+impl<B: RegisterBank> Platform for Machine<B> {
+    type Bank = B;
     type Memory = Pool;
     type Clock = Still;
     type BlockingLock = SpinLock;
     type IrqLock = SpinLock;
 
     #[inline(always)]
-    fn bank(&self) -> &Registers {
+    fn bank(&self) -> &B {
         &self.0.bank
     }
     #[inline(always)]
@@ -58,9 +65,9 @@ impl Platform for Machine {
 }
 
 /// Hardware with this memory, and one CPU.
-pub(crate) fn one_cpu(memory: &Pool) -> OneCpu {
+pub(crate) fn one_cpu<B>(bank: B, memory: &Pool) -> OneCpu<B> {
     BasicPlatform {
-        bank: Registers::new(),
+        bank,
         memory: memory.clone(),
         clock: Still,
     }
@@ -93,6 +100,8 @@ pub(crate) struct Shape {
     pub(crate) bits: u8,
     /// Whether the SMMU's driver is told which CPU it runs on.
     pub(crate) cpus: bool,
+    /// What a `CMD_SYNC` takes.
+    pub(crate) sync: Duration,
     /// Devices of the IOMMU, each in a group and on a domain of its own.
     pub(crate) devices: u32,
     /// Streams of the device that is mapped for.
@@ -106,6 +115,7 @@ impl Shape {
     pub(crate) const SMALL: Self = Self {
         bits: 48,
         cpus: false,
+        sync: Duration::ZERO,
         devices: 1,
         streams: 1,
         domain: DefaultDomain::Paging,
@@ -131,10 +141,10 @@ impl Lab {
                 ..PagingConfig::default()
             },
         };
-        let hardware = one_cpu(&memory);
-        let iommu = match shape.cpus {
-            false => core(hardware, config),
-            true => core(Machine(hardware), config),
+        let iommu = match (shape.cpus, shape.sync) {
+            (false, Duration::ZERO) => core(one_cpu(Registers::new(), &memory), config),
+            (true, Duration::ZERO) => core(Machine(one_cpu(Registers::new(), &memory)), config),
+            (_, sync) => core(Machine(one_cpu(Timed::new(sync), &memory)), config),
         };
         let mut free = 0_u32..;
         let devices: Vec<_> = (0..shape.devices)

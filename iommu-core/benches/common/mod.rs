@@ -6,14 +6,17 @@ mod lab;
 #[path = "../../../arm-smmu-v3/benches/common/platform.rs"]
 mod platform;
 mod pool;
+mod queue;
 mod ranges;
+mod timed;
 
 use iommu_core::Result;
 
 pub(crate) use dma::{Flush, Keep, Lend, Relend, Retire, block, list};
 pub(crate) use iova::{Churn, Floor, Hot, LIVE, Large};
 pub(crate) use lab::{Lab, Shape, run_on_cpu};
-pub(crate) use ranges::{Map, Nothing, Queue, Ranges, Ring, Stores, Translate, Unmap};
+pub(crate) use queue::{Queue, SYNCS, Turns};
+pub(crate) use ranges::{Map, Nothing, Ranges, Ring, Stores, Translate, Unmap};
 
 pub(crate) const K4: u64 = 1 << 12;
 pub(crate) const M2: u64 = 1 << 21;
@@ -33,6 +36,7 @@ pub(crate) trait Case: 'static {
 }
 
 /// In cache lines of its own: what one thread writes is nothing that another one waits for.
+#[derive(Default)]
 #[repr(align(128))]
 struct Apart<C>(C);
 

@@ -3,17 +3,13 @@
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arm_smmu_v3::spec::commands::Command;
-use arm_smmu_v3::spec::granule::Granule;
-use arm_smmu_v3::{ArmSmmuV3, Config, internals};
 use iommu_core::{Domain, DomainRef, Iova, PhysAddr, Prot, Result};
 
-use super::lab::{OneCpu, RW, one_cpu};
-use super::pool::Pool;
+use super::lab::RW;
 use super::{Case, K4, Lab, M2, Shape};
 
 /// Where ranges are mapped.
-const AT: u64 = 0x12_4000_0000;
+pub(super) const AT: u64 = 0x12_4000_0000;
 
 /// Ranges that follow each other, one for each call.
 pub(crate) struct Ranges {
@@ -199,29 +195,6 @@ impl Case for Translate {
     }
 }
 
-/// One invalidation and its wait, without a mapping. A clone is for another thread.
-#[derive(Clone)]
-pub(crate) struct Queue(ArmSmmuV3<OneCpu>);
-
-impl Queue {
-    pub(crate) fn new() -> Self {
-        let platform = one_cpu(&Pool::new());
-        Self(ArmSmmuV3::probe(platform, Config::default()).expect("an SMMU"))
-    }
-}
-
-impl Case for Queue {
-    #[inline(always)]
-    fn call(&mut self) -> Result {
-        invalidate(&self.0, Iova(AT))
-    }
-}
-
-#[inline(never)]
-fn invalidate(smmu: &ArmSmmuV3<OneCpu>, page: Iova) -> Result {
-    internals::run(smmu, [Command::tlbi_va(1, page).over(Granule::K4, 1, 3)])
-}
-
 /// The least that mapping takes: a single-copy-atomic store for each descriptor.
 pub(crate) struct Stores(Box<[AtomicU64]>);
 
@@ -254,6 +227,7 @@ pub(crate) struct Ring {
     len: u64,
     newest: Order,
     oldest: Order,
+    lazily: bool,
 }
 
 impl Ring {
@@ -272,12 +246,19 @@ impl Ring {
             len,
             newest: oldest,
             oldest,
+            lazily: false,
         };
         for _ in 0..live {
             let at = ring.at + ring.newest.step() * len;
             lab.map(at, PhysAddr(K4), len);
         }
         ring
+    }
+
+    /// The same without invalidations: what is left to a flush, which is not a part of it.
+    pub(crate) fn lazily(self) -> Self {
+        let lazily = true;
+        Self { lazily, ..self }
     }
 }
 
@@ -288,7 +269,10 @@ impl Case for Ring {
         let unmap = Iova(self.at + self.oldest.step() * self.len);
         // SAFETY: there are no devices behind these registers.
         unsafe { self.domain.map(map, PhysAddr(K4), self.len, RW) }?;
-        self.domain.unmap(unmap, self.len)
+        match self.lazily {
+            false => self.domain.unmap(unmap, self.len),
+            true => self.domain.unmap_lazily(unmap, self.len).map(|_| ()),
+        }
     }
 }
 

@@ -49,9 +49,20 @@ impl Group<'_> {
         self.timed(name.to_string(), |count| run(case, count));
     }
 
-    /// The same calls, shared out among `cases`, one for each thread, on a CPU of its own: the time
-    /// per call in all.
-    pub(crate) fn row_of_threads<C: Case + Send>(&mut self, name: &str, cases: Vec<C>) {
+    /// The same for one thread and for two, among which the calls are shared out: the time per call
+    /// in all. `cases` makes as many as there are threads, each on a CPU of its own.
+    pub(crate) fn rows_of_threads<C: Case + Send>(
+        &mut self,
+        name: impl ToString,
+        cases: impl Fn(usize) -> Vec<C>,
+    ) {
+        let name = name.to_string();
+        for threads in [1, 2] {
+            self.row_of_threads(&name, cases(threads));
+        }
+    }
+
+    fn row_of_threads<C: Case + Send>(&mut self, name: &str, cases: Vec<C>) {
         let mut cases: Vec<_> = cases.into_iter().map(warm).collect();
         let name = format!("{name}, {} threads", cases.len());
         self.timed(name, |count| {
