@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use arm_smmu_v3::ArmSmmuV3;
 use intel_vtd_stub::{IntelVtd, Mode};
-use iommu_core::{DeviceInfo, Iommu, IommuOps, NoControl, Stage};
+use iommu_core::{BasicPlatform, DeviceInfo, Iommu, IommuOps, NoControl, Stage};
 use mock_hw::MockMemory;
+use tests::cases::bank::CorruptingBank;
+use tests::cases::setups::{s1, s1_by_leaf, s2, s2_by_leaf};
 use tests::qemu::{Edu, Machine, MachineConfig, Q35, Q35Config};
 use tests::sequences::{Counts, EduProber, Rig};
 use tests::settings::setting;
@@ -83,11 +85,25 @@ fn check(name: &str, counts: &Counts, all: &[(&str, u64)]) {
 #[test]
 fn the_smmu_leads_a_device_where_the_domain_says() {
     let machine = Machine::start(&MachineConfig::default()).expect("QEMU starts");
-    for (kind, stage) in [(0, Stage::First), (1, Stage::Second)] {
-        let smmu = ArmSmmuV3::probe(machine.platform(), arm_smmu_v3::Config::default());
-        let name = format!("SMMUv3, stage {stage:?}");
+    let setups = [s1(), s2(), s1_by_leaf(), s2_by_leaf()];
+    for (kind, setup) in [0, 1, 6, 7].into_iter().zip(setups) {
+        let BasicPlatform {
+            bank,
+            memory,
+            clock,
+        } = machine.platform();
+        let bank = CorruptingBank::new(bank, memory.clone());
+        bank.claim(&setup);
+        let platform = BasicPlatform {
+            bank,
+            memory,
+            clock,
+        };
+        let smmu = ArmSmmuV3::probe(platform, arm_smmu_v3::Config::default());
+        let (stage, ranges) = (setup.stage, setup.range_invalidation);
+        let name = format!("SMMUv3, stage {stage:?}, range invalidation {ranges}");
         let on = (&machine.edus()[0], machine.memory());
-        run(&name, smmu.expect("an SMMU"), on, (stage, true), (kind, 4));
+        run(&name, smmu.expect("an SMMU"), on, (stage, true), (kind, 8));
     }
 }
 

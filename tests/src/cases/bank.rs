@@ -15,6 +15,9 @@ const WIDE_IDS: u32 = 1 << 12 | 1 << 18;
 const IDR1: usize = 0x04;
 /// `SMMU_IDR1.SIDSIZE` (6.3.2).
 const SIDSIZE: u32 = 0x3f;
+const IDR3: usize = 0x0c;
+/// `SMMU_IDR3.RIL` (6.3.4).
+const RANGE_INVALIDATION: u32 = 1 << 10;
 const IDR5: usize = 0x14;
 /// `SMMU_IDR5.GRAN4K`, `GRAN16K` and `GRAN64K` (6.3.6).
 const GRANULES: [(Granule, u32); 3] = [
@@ -69,6 +72,7 @@ struct State {
     rewrite: Option<Box<Rewrite>>,
     stream_bits: Option<u32>,
     narrow_ids: bool,
+    no_ranges: bool,
     granule: Option<Granule>,
     /// The slot of the last command that was changed.
     changed: Option<u64>,
@@ -146,6 +150,7 @@ impl<B: RegisterBank> CorruptingBank<B> {
     pub fn claim(&self, setup: &Setup) {
         self.with(|state| {
             state.narrow_ids = setup.narrow_ids;
+            state.no_ranges = !setup.range_invalidation;
             state.granule = setup.granule;
         });
     }
@@ -190,6 +195,7 @@ impl<B: RegisterBank> RegisterBank for CorruptingBank<B> {
         let value = self.inner.read32(offset);
         self.with(|state| match (offset, state.stream_bits, state.granule) {
             (IDR0, ..) if state.narrow_ids => value & !WIDE_IDS,
+            (IDR3, ..) if state.no_ranges => value & !RANGE_INVALIDATION,
             (IDR1, Some(bits), _) => value & !SIDSIZE | bits,
             (IDR5, _, Some(only)) => {
                 let others = GRANULES.iter().filter(|(granule, _)| *granule != only);

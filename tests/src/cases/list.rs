@@ -25,14 +25,14 @@ macro_rules! every_case {
                 a_group_moves_as_one: s1, s2, s1_linear;
             }
             mapping {
-                what_is_unmapped_is_out_of_reach: s1, s2, s1_linear, s2_linear;
+                what_is_unmapped_is_out_of_reach: s1, s2, s1_linear, s2_linear, s1_by_leaf, s2_by_leaf;
                 a_remapped_iova_leads_to_the_new_page: s1, s2, only_s1, only_s2;
                 a_fault_does_not_stay: s1, s2;
-                neighbours_of_an_unmapped_page_stay: s1, s2;
-                sixty_four_pages_go_by_one_call: s1, s2;
-                seventy_pages_go_by_one_call: s1, s2;
-                a_small_command_queue_is_enough: s1, s2;
-                two_mib_of_pages_go_by_one_call: s1, s2;
+                neighbours_of_an_unmapped_page_stay: s1, s2, s1_by_leaf, s2_by_leaf;
+                sixty_four_pages_go_by_one_call: s1, s2, s1_by_leaf, s2_by_leaf;
+                seventy_pages_go_by_one_call: s1, s2, s1_by_leaf, s2_by_leaf;
+                a_small_command_queue_is_enough: s1, s2, s1_by_leaf, s2_by_leaf;
+                two_mib_of_pages_go_by_one_call: s1, s2, s1_by_leaf, s2_by_leaf;
                 a_domain_knows_where_a_device_gets: s1, s2;
                 a_forgotten_mapping_is_harmless: s1, s2;
                 a_mapping_without_access_is_refused: s1, s2;
@@ -41,8 +41,8 @@ macro_rules! every_case {
                 two_mib_are_one_block: s1, s2, only_s1, only_s2;
                 one_gib_is_one_block: s1, s2;
                 a_part_of_a_block_is_not_unmapped: s1, s2;
-                a_range_mixes_page_sizes: s1, s2;
-                blocks_and_pages_take_turns: s1, s2;
+                a_range_mixes_page_sizes: s1, s2, s1_by_leaf, s2_by_leaf;
+                blocks_and_pages_take_turns: s1, s2, s1_by_leaf, s2_by_leaf;
             }
             faults {
                 nothing_mapped_is_a_translation_fault:
@@ -60,8 +60,8 @@ macro_rules! every_case {
             stale {
                 a_redirected_page_is_stale_until_it_is_unmapped: s1, s2;
                 a_changed_entry_is_stale_until_an_attach: s1, s2, s1_linear, s2_linear;
-                an_unmap_without_invalidation_shows: s1, s2;
-                a_long_unmap_without_invalidation_shows: s1, s2;
+                an_unmap_without_invalidation_shows: s1, s2, s1_by_leaf, s2_by_leaf;
+                a_long_unmap_without_invalidation_shows: s1, s2, s1_by_leaf, s2_by_leaf;
                 an_attach_without_invalidation_shows: s1, s2, s1_linear;
                 a_new_domain_finds_nothing_of_the_old_one: s1, s2, s1_linear, s2_linear;
                 ids_come_back_clean: s1_narrow, s2_narrow;

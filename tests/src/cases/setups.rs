@@ -25,6 +25,9 @@ pub struct Setup {
     /// Whether the driver finds ASIDs and VMIDs of 8 bits, so that they are soon used up; 16 bits
     /// otherwise.
     pub narrow_ids: bool,
+    /// Whether the driver finds that ranges can be invalidated by one command; by leaf, or by tag,
+    /// otherwise.
+    pub range_invalidation: bool,
     /// The one granule that the driver finds; `None` for those that there are.
     pub granule: Option<Granule>,
     /// The stage that paging domains use.
@@ -40,6 +43,7 @@ pub fn s1() -> Setup {
         stages: Stages::Both,
         masters: 2,
         narrow_ids: false,
+        range_invalidation: true,
         granule: None,
         stage: Stage::First,
         table: StreamTableFormat::TwoLevel,
@@ -119,6 +123,24 @@ pub fn s1_narrow() -> Setup {
 pub fn s2_narrow() -> Setup {
     Setup {
         narrow_ids: true,
+        ..s2()
+    }
+}
+
+/// [`s1`] without range invalidation.
+#[must_use]
+pub fn s1_by_leaf() -> Setup {
+    Setup {
+        range_invalidation: false,
+        ..s1()
+    }
+}
+
+/// [`s2`] without range invalidation.
+#[must_use]
+pub fn s2_by_leaf() -> Setup {
+    Setup {
+        range_invalidation: false,
         ..s2()
     }
 }
