@@ -6,8 +6,9 @@ use iommu_core::BasicPlatform;
 use mock_hw::MockMemory;
 
 use super::bank::QtestBank;
-use super::board::{Board, Parts};
+use super::board::{Board, Devices, Parts};
 use super::bypass::Bypass;
+use super::disk::Disk;
 use super::edu::Edu;
 use super::error::QemuError;
 use super::pci::ConfigSpace;
@@ -59,18 +60,21 @@ impl Stage {
 pub struct MachineConfig {
     /// The stages of translation that the SMMU has.
     pub stage: Stage,
-    /// The number of `edu` devices, 30 at most. Their StreamIDs are 0x10, 0x18, 0x20 and so on.
+    /// The number of `edu` devices, 30 at most, 29 with a disk. Their StreamIDs are 0x10, 0x18, 0x20 and so on.
     pub edus: usize,
+    /// Whether there is a disk.
+    pub disk: bool,
     /// The program: a name to look for in `PATH`, or a path.
     pub binary: OsString,
 }
 
 impl Default for MachineConfig {
-    /// Both stages, one device, `qemu-system-aarch64`.
+    /// Both stages, one `edu`, no disk, `qemu-system-aarch64`.
     fn default() -> Self {
         Self {
             stage: Stage::default(),
             edus: 1,
+            disk: false,
             binary: "qemu-system-aarch64".into(),
         }
     }
@@ -94,8 +98,12 @@ impl Machine {
     ///
     /// [`QemuError`]; nothing is left behind.
     pub fn start(config: &MachineConfig) -> Result<Self, QemuError> {
+        let devices = Devices {
+            edus: config.edus,
+            disk: config.disk,
+        };
         BOARD
-            .start(&config.binary, config.edus, |_| Ok(arguments(config)))
+            .start(&config.binary, devices, |_| Ok(arguments(config)))
             .map(Self)
     }
 
@@ -125,6 +133,12 @@ impl Machine {
     #[must_use]
     pub fn edus(&self) -> &[Edu] {
         &self.0.edus
+    }
+
+    /// The disk, where there is one.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Disk> {
+        self.0.disk.as_ref()
     }
 
     /// Access to every physical address of the machine, and to QEMU's process.

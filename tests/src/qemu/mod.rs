@@ -24,6 +24,7 @@
 mod bank;
 mod board;
 mod bypass;
+mod disk;
 mod edu;
 mod error;
 mod machine;
@@ -34,6 +35,7 @@ mod qtest;
 mod ram;
 
 pub use bank::QtestBank;
+pub use disk::{Disk, DiskQueues};
 pub use edu::Edu;
 pub use error::QemuError;
 pub use machine::{Machine, MachineConfig, QemuPlatform, RAM_BASE, SMMU_BASE, SMMU_SIZE, Stage};

@@ -8,7 +8,7 @@ use mock_hw::MockMemory;
 
 use super::QemuPlatform;
 use super::bank::QtestBank;
-use super::board::{Board, Parts};
+use super::board::{Board, Devices, Parts};
 use super::bypass::Bypass;
 use super::edu::Edu;
 use super::error::QemuError;
@@ -94,10 +94,12 @@ impl Q35 {
     ///
     /// [`QemuError`]; nothing is left behind.
     pub fn start(config: &Q35Config) -> Result<Self, QemuError> {
+        let devices = Devices {
+            edus: config.edus,
+            disk: false,
+        };
         BOARD
-            .start(&config.binary, config.edus, |files| {
-                arguments(config, files)
-            })
+            .start(&config.binary, devices, |files| arguments(config, files))
             .map(Self)
     }
 
