@@ -25,8 +25,8 @@ use crate::reserved::ReservedRegion;
 /// What is mapped is reached by every device of the group while the group is on that domain: it is
 /// the driver that stops a device before the group is attached to another one.
 ///
-/// A clone is another handle to the same. CPUs that map at the same time do not slow each other down
-/// where each has one of its own.
+/// A clone is another handle to the same, with a little memory of the heap. CPUs that map at the same
+/// time do not slow each other down where each has one of its own.
 pub struct Dma<P: DmaPlatform, L: RawLock = SpinLock> {
     space: Arc<Space<P>>,
     share: Arc<Share<P>>,
