@@ -17,8 +17,9 @@ use crate::spec::granule::Granule;
 ///
 /// The example `invalidation_cost` measures it on QEMU's SMMU: with 64 to 192 pages of a domain in
 /// the TLB, one command for everything of theirs, and finding them again, takes as long as 40 to 85
-/// commands (a command 0.4 to 1.4 µs, a page 0.3 to 0.5 µs). The driver's own part is small, 6
-/// instructions a command. It leaves room for three such in a queue of the default 256 commands.
+/// commands (a command 0.4 to 1.4 µs, a page 0.3 to 0.5 µs). Of hardware in silicon that says little;
+/// there both are memory accesses, a few each. The driver's own part is small, 6 instructions a
+/// command. It leaves room for three such in a queue of the default 256 commands.
 pub(crate) const MAX_COMMANDS: u64 = 64;
 
 /// How a domain's translations are named.

@@ -77,7 +77,7 @@ fn groups(bench: &mut Bench) {
         group.rows_of_threads("512 stores", |threads| {
             (0..threads).map(|_| Stores::new(512)).collect()
         });
-        group.rows_of_threads("a page, lazily", |threads| {
+        group.rows_of_threads("a page, the rest left to a flush", |threads| {
             each(small, &|lab, offset| pages(lab, offset).lazily(), threads)
         });
         for (sync, name) in SYNCS {

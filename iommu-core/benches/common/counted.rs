@@ -1,7 +1,7 @@
 //! Instructions of calls, held against what they may be.
 //!
-//! Callgrind counts what the bench's own code around a call takes as well: that is the row `frame`,
-//! which does nothing. It is taken off, as counted in the same run.
+//! Callgrind counts what the bench's own code around a call takes as well: that is the first row of
+//! each group, which does nothing. It is taken off, as counted in the same run.
 
 use std::process::ExitCode;
 
@@ -11,10 +11,14 @@ use crate::counts::Counts;
 /// it waits for one invalidation, besides the row `queue`; whether it waits.
 pub(crate) type Row = (&'static str, i64, bool);
 
-/// Makes benches of `rows!`: a name, a limit, whether it waits, and a case for each row.
+/// A group of rows: its name; its frame, its floor, and more.
+pub(crate) type Group = (&'static str, &'static [Row]);
+
+/// Makes benches of `rows!`: groups, and a name, a limit, whether it waits, and a case for each row.
 macro_rules! counted {
-    ($($name:ident, $limit:expr, $waits:literal, $make:expr;)+) => {
-        const ROWS: &[$crate::counted::Row] = &[$((stringify!($name), $limit, $waits)),+];
+    ($($group:ident: { $($name:ident, $limit:expr, $waits:literal, $make:expr;)+ })+) => {
+        const GROUPS: &[$crate::counted::Group] =
+            &[$((stringify!($group), &[$((stringify!($name), $limit, $waits)),+])),+];
 
         #[expect(unreachable_pub, reason = "what gungraun generates")]
         mod harness {
@@ -24,14 +28,16 @@ macro_rules! counted {
             use super::*;
 
             $(
-                #[library_benchmark(config = instructions())]
-                #[bench::call(warm($make))]
-                fn $name<C: Case>(case: &'static mut C) -> Result {
-                    case.call()
-                }
+                $(
+                    #[library_benchmark(config = instructions())]
+                    #[bench::call(warm($make))]
+                    fn $name<C: Case>(case: &'static mut C) -> Result {
+                        case.call()
+                    }
+                )+
+                library_benchmark_group!(name = $group; benchmarks = $($name),+);
             )+
-            library_benchmark_group!(name = calls; benchmarks = $($name),+);
-            gungraun::main!(library_benchmark_groups = calls);
+            gungraun::main!(library_benchmark_groups = $($group),+);
 
             fn instructions() -> LibraryBenchmarkConfig {
                 let mut callgrind = Callgrind::default();
@@ -50,47 +56,57 @@ macro_rules! counted {
 }
 pub(crate) use counted;
 
-/// What was counted, once the frame is taken off.
+/// What was counted, once the frames are taken off.
 pub(crate) struct Counted {
     counts: Counts,
-    frame: i64,
-    queue: i64,
+    groups: &'static [Group],
 }
 
 impl Counted {
     /// What a bench of this name counted; `None` where it was not asked to measure all of it.
-    pub(crate) fn of(bench: &str) -> Option<Self> {
+    pub(crate) fn of(bench: &str, groups: &'static [Group]) -> Option<Self> {
         let counts = Counts::of(bench)?;
-        let row = |name| counts.row("calls", name).expect("it was counted");
-        let frame = row("frame");
-        let queue = row("queue") - frame;
-        Some(Self {
-            counts,
-            frame,
-            queue,
-        })
+        Some(Self { counts, groups })
     }
 
     /// The instructions of a row.
     pub(crate) fn row(&self, name: &str) -> i64 {
-        let all = self.counts.row("calls", name);
-        all.expect("it was counted") - self.frame
+        let has_row = |(_, rows): &&Group| rows.iter().any(|(row, ..)| *row == name);
+        let (group, rows) = self.groups.iter().find(has_row).expect("a row");
+        let count = |row| self.counts.row(group, row).expect("it was counted");
+        count(name) - count(rows[0].0)
     }
 
-    /// Prints all rows. Fails where one takes more than it may.
-    pub(crate) fn hold(&self, rows: &[Row]) -> ExitCode {
-        println!(
-            "\n{:32} {:>6} {:>8} {:>7}",
-            "", "in all", "no queue", "limit"
-        );
+    /// Prints all rows. Fails where one takes more than it may, or more than a tenth more than the
+    /// one that it is like.
+    pub(crate) fn hold(&self, alike: &[(&str, &[&str])]) -> ExitCode {
         let mut result = ExitCode::SUCCESS;
-        for (name, limit, waits) in rows {
-            let all = self.row(name);
-            let own = if *waits { all - self.queue } else { all };
-            println!("{name:32} {all:6} {own:8} {limit:7}");
-            if cfg!(target_arch = "x86_64") && own > *limit {
-                eprintln!("{name} takes more than it may");
+        let mut fail = |name: &str, than: &str| {
+            if cfg!(target_arch = "x86_64") {
+                eprintln!("{name} takes more than {than}");
                 result = ExitCode::FAILURE;
+            }
+        };
+        let queue = self.row("queue");
+        for (_, rows) in self.groups {
+            println!(
+                "\n{:32} {:>7} {:>8} {:>7}",
+                "", "in all", "no queue", "limit"
+            );
+            for (name, limit, waits) in *rows {
+                let all = self.row(name);
+                let own = if *waits { all - queue } else { all };
+                println!("{name:32} {all:7} {own:8} {limit:7}");
+                if own > *limit {
+                    fail(name, "it may");
+                }
+            }
+        }
+        for (first, others) in alike {
+            for other in *others {
+                if self.row(other) * 10 > self.row(first) * 11 {
+                    fail(other, first);
+                }
             }
         }
         result

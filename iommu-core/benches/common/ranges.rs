@@ -147,6 +147,9 @@ impl Case for Map {
 /// Unmaps a range.
 pub(crate) struct Unmap(Ranges);
 
+/// The same, its invalidation left to a flush.
+pub(crate) struct UnmapLazily(Ranges);
+
 impl Unmap {
     pub(crate) fn new(ranges: Ranges) -> Self {
         for nth in 0..ranges.count {
@@ -154,6 +157,25 @@ impl Unmap {
         }
         ranges.lab.memory.tidy();
         Self(ranges)
+    }
+
+    pub(crate) fn lazily(self) -> UnmapLazily {
+        UnmapLazily(self.0)
+    }
+}
+
+impl Case for UnmapLazily {
+    #[inline(always)]
+    fn call(&mut self) -> Result {
+        let at = self.0.step();
+        let Ranges { lab, len, .. } = &self.0;
+        lab.domain.unmap_lazily(at, *len).map(drop)
+    }
+    fn calls(&self) -> u64 {
+        self.0.count
+    }
+    fn reset(&mut self) {
+        self.0.rewind(Ranges::map);
     }
 }
 
@@ -255,7 +277,7 @@ impl Ring {
         ring
     }
 
-    /// The same without invalidations: what is left to a flush, which is not a part of it.
+    /// The same without invalidations: they are left to a flush, which is not a part of it.
     pub(crate) fn lazily(self) -> Self {
         let lazily = true;
         Self { lazily, ..self }

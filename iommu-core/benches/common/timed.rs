@@ -15,7 +15,7 @@ use iommu_core::{DmaMemory, PhysAddr, RegisterBank};
 
 use super::platform::{Heap, Registers};
 
-/// How many `CMD_SYNC`s it remembers; fewer are ever on their way.
+/// How many `CMD_SYNC`s it remembers: more than are ever on their way.
 const SYNCS: usize = 7;
 /// The bits of a position that are kept with the time of a `CMD_SYNC`.
 const ENDS: u64 = (1 << 16) - 1;
@@ -85,7 +85,9 @@ impl Timed {
                 let idle_at = (last.load(Ordering::Relaxed) >> 16).max(self.now());
                 let done = idle_at + self.takes.as_nanos() as u64;
                 let ends = (position + 1) & ENDS;
-                syncs[count as usize % SYNCS].store(done << 16 | ends, Ordering::Relaxed);
+                let oldest =
+                    syncs[count as usize % SYNCS].swap(done << 16 | ends, Ordering::Relaxed);
+                assert!(oldest >> 16 <= self.now(), "too many to remember");
                 count += 1;
             }
         }

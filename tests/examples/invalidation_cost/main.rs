@@ -6,7 +6,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arm_smmu_v3::spec::registers;
+use arm_smmu_v3::spec::registers::{self, QueueBase};
 use arm_smmu_v3::{ArmSmmuV3, Config};
 use iommu_core::{
     BasicPlatform, Device, DeviceInfo, DmaBlock, DomainRef, Iommu, Iova, MappedBlock, NoControl,
@@ -39,11 +39,25 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     println!("  pages   a command   a page found again   by tag is as long as");
     // QEMU's TLB holds 256, the queues of the disk among them.
     for live in [64, 128, 192] {
-        let (command, page) = rig.measure(live)?;
-        let even = 1.0 + page * live as f64 / command;
+        let Costs {
+            command,
+            by_tag,
+            page,
+        } = rig.measure(live)?;
+        let even = 1.0 + (by_tag + page * live as f64) / command;
         println!("{live:7} {command:11.0} {page:20.0} {even:13.0} commands");
     }
     Ok(())
+}
+
+/// In nanoseconds.
+struct Costs {
+    /// What one command more takes.
+    command: f64,
+    /// What one by tag takes more than one for a page.
+    by_tag: f64,
+    /// What a page takes when its translation is not in the TLB any more.
+    page: f64,
 }
 
 /// A disk on a domain of its own, behind an SMMU that takes no ranges.
@@ -88,36 +102,40 @@ impl Rig {
         })
     }
 
-    /// What one command more takes, and what a page takes when its translation is not in the TLB any
-    /// more, in nanoseconds, while `live` pages are.
-    fn measure(&self, live: u64) -> Result<(f64, f64)> {
+    /// What things take while `live` pages are in the TLB.
+    fn measure(&self, live: u64) -> Result<Costs> {
         let reads = self.map(READS, live)?;
-        let (mut commands, mut pages) = (Vec::new(), Vec::new());
+        let [mut commands, mut tags, mut pages] = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
             let read = || {
                 let start = Instant::now();
                 self.disk.read(reads.iova(), live);
                 start.elapsed()
             };
-            self.unmap(MOST + 1)?;
+            let (one, most) = (self.unmap(1, 1)?, self.unmap(MOST, MOST)?);
+            let all = self.unmap(MOST + 1, 1)?;
+            commands.push(nanos(most) - nanos(one));
+            tags.push(nanos(all) - nanos(one));
             let (cold, warm) = (read(), read());
             pages.push(nanos(cold) - nanos(warm));
-            let (one, most) = (self.unmap(1)?, self.unmap(MOST)?);
-            commands.push(nanos(most) - nanos(one));
         }
         reads.unmap()?;
-        Ok((
-            middle(commands) / (MOST - 1) as f64,
-            middle(pages) / live as f64,
-        ))
+        Ok(Costs {
+            command: middle(commands) / (MOST - 1) as f64,
+            by_tag: middle(tags),
+            page: middle(pages) / live as f64,
+        })
     }
 
-    /// How long the SMMU takes for what it is told when so many pages are unmapped by one call.
-    fn unmap(&self, pages: u64) -> Result<Duration> {
+    /// How long the SMMU takes for what it is told when so many pages are unmapped by one call:
+    /// `commands` and a `CMD_SYNC`.
+    fn unmap(&self, pages: u64, commands: u64) -> Result<Duration> {
         let others = self.map(OTHERS, pages)?;
         self.doorbell.take();
         others.unmap()?;
-        Ok(self.doorbell.take())
+        let Rung { time, told } = self.doorbell.take();
+        assert_eq!(told, commands + 1, "commands for {pages} pages");
+        Ok(time)
     }
 
     fn map(&self, at: Iova, pages: u64) -> Result<MappedBlock<MockMemory>> {
@@ -149,16 +167,26 @@ fn middle(mut times: Vec<f64>) -> f64 {
     half.iter().sum::<f64>() / half.len() as f64
 }
 
-/// How long writes of `SMMU_CMDQ_PROD` took: QEMU carries out all commands before such a write ends.
+/// Writes of `SMMU_CMDQ_PROD`.
 #[derive(Clone, Default)]
-struct Doorbell(Arc<Mutex<Duration>>);
+struct Doorbell(Arc<Mutex<Rung>>);
+
+#[derive(Default)]
+struct Rung {
+    /// How long they took: QEMU carries out all commands before such a write ends.
+    time: Duration,
+    /// How many commands they were about.
+    told: u64,
+}
 
 impl Doorbell {
-    fn add(&self, time: Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += time;
+    fn add(&self, time: Duration, told: u64) {
+        let mut rung = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rung.time += time;
+        rung.told += told;
     }
 
-    fn take(&self) -> Duration {
+    fn take(&self) -> Rung {
         mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -177,11 +205,15 @@ impl<B: RegisterBank> RegisterBank for Watched<B> {
         self.bank.read32(offset)
     }
     fn write32(&self, offset: usize, value: u32) {
+        if offset != registers::offset::CMDQ_PROD {
+            return self.bank.write32(offset, value);
+        }
+        let base = QueueBase::from(self.read64(registers::offset::CMDQ_BASE));
+        let before = self.read32(offset);
         let start = Instant::now();
         self.bank.write32(offset, value);
-        if offset == registers::offset::CMDQ_PROD {
-            self.doorbell.add(start.elapsed());
-        }
+        let told = value.wrapping_sub(before) & ((2 << base.log2size()) - 1);
+        self.doorbell.add(start.elapsed(), told.into());
     }
     fn read64(&self, offset: usize) -> u64 {
         self.bank.read64(offset)

@@ -80,7 +80,7 @@ impl<L: RawLock> IovaAllocator<L> {
     /// - [`ErrorKind::NoSpace`]: there is no such block, with all magazines emptied. Ranges that
     ///   other CPUs are allocating or freeing at this moment may be missed.
     /// - [`ErrorKind::OutOfMemory`]: no memory to remember what is taken.
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&self, cpu: usize, size: u64, constraints: &Constraints) -> Result<IovaRange> {
         let order = self.order(size);
         if order < ORDERS
@@ -97,7 +97,7 @@ impl<L: RawLock> IovaAllocator<L> {
     /// Gives a range back. It may be handed out again before this returns.
     ///
     /// Allocates nothing. Context: as the heap; interrupt-safe where that and the lock are.
-    #[inline]
+    #[inline(always)]
     pub fn free(&self, cpu: usize, range: IovaRange) {
         let order = self.order_of(&range);
         if order < ORDERS
