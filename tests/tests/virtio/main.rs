@@ -3,8 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+mod console;
+mod device;
 mod disk;
 mod hal;
+mod translated;
+mod virtqueue;
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -16,10 +20,15 @@ use mock_hw::{DmaDevice, MockMemory, Outcome};
 use tests::machine::Machine;
 use tests::model::ModelMachine;
 use virtio_drivers::device::blk::VirtIOBlk;
-use virtio_drivers::{BufferDirection, Hal};
+use virtio_drivers::device::console::VirtIOConsole;
+use virtio_drivers::transport::{DeviceStatus, Transport};
+use virtio_drivers::{BufferDirection, Error, Hal};
 
+use console::Console;
+use device::VirtioDevice;
 use disk::Disk;
 use hal::DeviceHal;
+use translated::Translated;
 
 struct Setup {
     memory: MockMemory,
@@ -32,7 +41,7 @@ impl Setup {
         let machine = ModelMachine::new(ModelConfig::default(), 0);
         let smmu = ArmSmmuV3::probe(machine.platform(), Config::default()).unwrap();
         let iommu: Iommu = Iommu::new(smmu).unwrap();
-        let info = DeviceInfo::new("disk").streams([0x10]);
+        let info = DeviceInfo::new("virtio").streams([0x10]);
         let device = iommu.add_device(info, Arc::new(NoControl)).unwrap();
         let memory = machine.memory();
         DeviceHal::<SLOT>::install(device.dma(memory.clone()).unwrap(), 16).unwrap();
@@ -47,14 +56,26 @@ impl Setup {
         let outcome = self.hardware.read(iova, &mut [0; 8]);
         matches!(outcome, Outcome::Translated(_))
     }
+
+    /// The device is given up: it reaches nothing where it ever did DMA.
+    fn end<const SLOT: usize>(self, seen: &[u64]) {
+        DeviceHal::<SLOT>::remove();
+        assert!(seen.len() > 100);
+        for &iova in seen {
+            assert!(!self.reaches(iova), "{iova:#x}");
+        }
+        self.device.release().unwrap();
+        assert_eq!(self.memory.violations(), [""; 0]);
+    }
 }
 
 #[test]
 fn a_disk_is_read_and_written_and_reaches_nothing_when_its_driver_is_gone() {
     type OwnHal = DeviceHal<0>;
     let setup = Setup::new::<0>();
-    let disk = Disk::new(setup.hardware.clone(), 64);
-    let mut driver = VirtIOBlk::<OwnHal, _>::new(disk.clone()).unwrap();
+    let disk = VirtioDevice::new(setup.hardware.clone(), Disk::new(64));
+    let transport = Translated::new(disk.clone()).unwrap();
+    let mut driver = VirtIOBlk::<OwnHal, _>::new(transport).unwrap();
     assert_eq!(driver.capacity(), 64);
     for round in 0..50_usize {
         // From the stack, in a different place of the disk each time.
@@ -74,14 +95,63 @@ fn a_disk_is_read_and_written_and_reaches_nothing_when_its_driver_is_gone() {
     assert_eq!(OwnHal::in_use(), (0, 2), "the queue is all that is left");
     drop(driver);
     assert_eq!(OwnHal::in_use(), (0, 0));
-    OwnHal::remove();
-    let seen = disk.seen();
-    assert!(seen.len() > 100);
-    for iova in seen {
-        assert!(!setup.reaches(iova), "{iova:#x}");
+    setup.end::<0>(&disk.seen());
+}
+
+#[test]
+fn a_console_receives_into_posted_buffers_and_reaches_none_that_its_driver_took_back() {
+    type OwnHal = DeviceHal<3>;
+    let setup = Setup::new::<3>();
+    let console = VirtioDevice::new(setup.hardware.clone(), Console::default());
+    let transport = Translated::new(console.clone()).unwrap();
+    let mut driver = VirtIOConsole::<OwnHal, _>::new(transport).unwrap();
+    assert_eq!(driver.recv(true), Ok(None));
+    assert_eq!(OwnHal::in_use(), (1, 4), "a posted buffer and two queues");
+    for round in 0..50 {
+        driver.send_bytes(b"login: ").unwrap();
+        let name = format!("guest{round}");
+        // The device writes while the driver does something else.
+        console.happens(|console| console.type_in(&name));
+        assert_eq!(driver.recv(false), Ok(Some(b'g')));
+        // The driver has its buffer back; what the device writes now gets nowhere near it.
+        let posted = console.inspect(Console::received_at);
+        setup.hardware.write(posted, b"evil");
+        let received = std::iter::from_fn(|| driver.recv(true).unwrap());
+        let received: Vec<u8> = received.take(name.len()).collect();
+        assert_eq!(String::from_utf8(received).unwrap(), name);
     }
-    setup.device.release().unwrap();
-    assert_eq!(setup.memory.violations(), [""; 0]);
+    assert_eq!(console.inspect(Console::shown), "login: ".repeat(50));
+    let queues = console.queues();
+    drop(driver);
+    // The driver frees the buffer that is posted without a word; the device has only ever had a
+    // copy.
+    assert_eq!(OwnHal::in_use(), (1, 0));
+    for area in queues {
+        assert!(!setup.reaches(area), "{area:#x}");
+    }
+    setup.end::<3>(&console.seen());
+}
+
+/// The drivers of `virtio-drivers` 0.13 support a fixed set of features that `ACCESS_PLATFORM` is not
+/// in; their `Hal` translates all the same. By itself such a driver gets no work out of a device that
+/// insists, as QEMU's do, and one that does not insist may take its addresses for physical ones. A
+/// driver that accepts the feature needs no [`Translated`] any more, and this test says so.
+#[test]
+#[should_panic(expected = "VIRTIO_F_ACCESS_PLATFORM was not accepted")]
+fn a_driver_by_itself_does_not_accept_that_addresses_are_translated() {
+    let setup = Setup::new::<4>();
+    let console = VirtioDevice::new(setup.hardware, Console::default());
+    drop(VirtIOConsole::<DeviceHal<4>, _>::new(console));
+}
+
+#[test]
+fn a_device_that_takes_addresses_for_physical_ones_gets_none() {
+    let setup = Setup::new::<5>();
+    let disk = VirtioDevice::taking_physical_addresses(setup.hardware, Disk::new(64));
+    let refused = Translated::new(disk.clone()).err();
+    assert_eq!(refused, Some(Error::Unsupported));
+    assert_eq!(disk.get_status(), DeviceStatus::FAILED);
+    assert_eq!(DeviceHal::<5>::in_use(), (0, 0));
 }
 
 #[test]
