@@ -1,21 +1,27 @@
 //! The `Hal` of the `virtio-drivers` crate over [`iommu_core::dma`]: to copy into a kernel.
 //!
 //! That trait has no `self`, so each device has a type of its own, [`DeviceHal`], by the number of a
-//! slot. Its `share` is given borrowed bytes from anywhere, even from a stack, and may not fail:
-//! bytes are copied to pages that the device has alone, lent before there is any traffic.
+//! slot. Its `share` is given borrowed bytes from anywhere, even from a stack, and has no error to
+//! return. Bytes are copied to pages that the device has alone. Those for buffers of up to a page are
+//! lent before there is any traffic, as many as a driver has buffers on their way: sharing them
+//! cannot fail. A larger buffer takes memory; where there is none, the device is told [`NOWHERE`] and
+//! faults there, and the request ends as it does for any device that cannot reach its data.
 
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use iommu_core::dma::{Bidirectional, Coherent, Dma, DmaPlatform, Mapped};
-use iommu_core::{DmaBlock, Result};
+use iommu_core::{AddrRange, Device, DmaBlock, DomainKind, Error, ErrorKind, Result};
 use mock_hw::MockMemory;
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
-/// What `Hal` takes for no address. The core never hands out IOVA 0, so a device that uses it is
-/// refused.
-const NOWHERE: PhysAddr = 0;
+/// What `dma_alloc` returns for no memory; the core never hands out IOVA 0.
+const NO_MEMORY: PhysAddr = 0;
+
+/// Where a buffer is that could not be shared. From here on the device reaches nothing for as many
+/// bytes as a descriptor can say, 2^32: not the start of some other buffer, as it would from 0 on.
+pub(crate) const NOWHERE: PhysAddr = 1 << 32;
 
 type Bounce<P> = Mapped<DmaBlock<<P as DmaPlatform>::Memory>, Bidirectional, P>;
 
@@ -24,14 +30,15 @@ struct Lent<P: DmaPlatform> {
     dma: Dma<P>,
     /// Lent pages that nobody uses.
     pool: Vec<Bounce<P>>,
-    /// How many pages the pool is for.
+    /// How many pages the pool is for, and how long one is: the IOMMU's may be more than 4 KiB.
     pages: usize,
+    page_len: usize,
     /// By IOVA.
     shared: BTreeMap<PhysAddr, Bounce<P>>,
     allocated: BTreeMap<PhysAddr, Coherent<P>>,
 }
 
-static SLOTS: [Mutex<Option<Lent<MockMemory>>>; 8] = [const { Mutex::new(None) }; 8];
+static SLOTS: [Mutex<Option<Lent<MockMemory>>>; 9] = [const { Mutex::new(None) }; 9];
 
 /// The `Hal` of the device in a slot.
 #[derive(Debug)]
@@ -40,14 +47,34 @@ pub(crate) struct DeviceHal<const SLOT: usize>;
 impl<const SLOT: usize> DeviceHal<SLOT> {
     /// Puts a device into the slot, with `pages` to share buffers by: what the queues of its driver
     /// take at a time.
-    pub(crate) fn install(dma: Dma<MockMemory>, pages: usize) -> Result {
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] where its addresses are not translated: it would find something
+    /// anywhere. [`ErrorKind::AlreadyExists`] where [`NOWHERE`] is in use, or firmware has named it
+    /// for the device; those who put several devices into a group look at all of theirs. As
+    /// [`Device::dma`] and [`Dma::map`].
+    pub(crate) fn install(device: &Device, memory: MockMemory, pages: usize) -> Result {
+        if device.domain().map(|domain| domain.kind()) != Some(DomainKind::Paging) {
+            let open = "addresses of the device are not translated";
+            return Err(Error::new(ErrorKind::Unsupported, open));
+        }
+        let nowhere = AddrRange::page(NOWHERE, 1 << 32);
+        let mut regions = device.reserved_regions().iter();
+        if regions.any(|region| region.range().overlaps(nowhere)) {
+            let taken = "firmware has named what has to be nowhere";
+            return Err(Error::new(ErrorKind::AlreadyExists, taken));
+        }
+        let dma = device.dma(memory)?;
+        dma.reserve(nowhere)?;
         let page = || -> Result<_> {
             let block = dma.allocate_pages(PAGE_SIZE)?;
             Ok(dma.map(block, Bidirectional)?)
         };
-        let pool = (0..pages).map(|_| page()).collect::<Result<_>>()?;
+        let pool = (0..pages).map(|_| page()).collect::<Result<Vec<_>>>()?;
         *Self::slot() = Some(Lent {
             dma,
+            page_len: pool.first().map_or(0, Mapped::len),
             pool,
             pages,
             shared: BTreeMap::new(),
@@ -73,9 +100,9 @@ impl<const SLOT: usize> DeviceHal<SLOT> {
 }
 
 impl<P: DmaPlatform> Lent<P> {
-    /// A lent buffer of at least `len` bytes: from the pool, which cannot fail, or one of its own.
+    /// A lent buffer of at least `len` bytes: from the pool, or with memory of its own.
     fn take(&mut self, len: usize) -> Option<Bounce<P>> {
-        if len <= PAGE_SIZE
+        if len <= self.page_len
             && let Some(page) = self.pool.pop()
         {
             return Some(page);
@@ -85,7 +112,7 @@ impl<P: DmaPlatform> Lent<P> {
     }
 
     fn put_back(&mut self, bounce: Bounce<P>) {
-        if bounce.len() == PAGE_SIZE && self.pool.len() < self.pages {
+        if bounce.len() == self.page_len && self.pool.len() < self.pages {
             self.pool.push(bounce);
         }
     }
@@ -103,7 +130,7 @@ unsafe impl<const SLOT: usize> Hal for DeviceHal<SLOT> {
             lent.allocated.insert(iova, memory);
             Some((iova, start))
         });
-        allocated.unwrap_or((NOWHERE, NonNull::dangling()))
+        allocated.unwrap_or((NO_MEMORY, NonNull::dangling()))
     }
 
     unsafe fn dma_dealloc(paddr: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
@@ -132,12 +159,14 @@ unsafe impl<const SLOT: usize> Hal for DeviceHal<SLOT> {
             lent.shared.insert(iova, bounce);
             Some(iova)
         });
+        // Nothing was lent, and nothing is there: the device faults, whatever the length.
         shared.unwrap_or(NOWHERE)
     }
 
     unsafe fn unshare(paddr: PhysAddr, mut buffer: NonNull<[u8]>, direction: BufferDirection) {
         let mut slot = Self::slot();
         let Some(lent) = slot.as_mut() else { return };
+        // It is not there where it could not be shared: the bytes stay as they are.
         let Some(mut bounce) = lent.shared.remove(&paddr) else {
             return;
         };
