@@ -60,6 +60,9 @@ fn groups(bench: &mut Bench) {
     });
     bench.group("dma_space", |group| {
         floor(group);
+        let masked = Lend::new(small, block(4096)).below_bits(30);
+        group.row("2^30 bytes, by the device's mask", masked);
+        // The least that a table has, 4 GiB; 512 GiB; 256 TiB.
         for bits in [32, 39, 48] {
             let shape = Shape { bits, ..small };
             group.row(format!("2^{bits} bytes"), Lend::new(shape, block(4096)));

@@ -79,6 +79,7 @@ macro_rules! rows {
                 lend_4k_untranslated, 331, false, identity(block(4096));
                 lend_among_1k, 605, true, Lend::new(CPUS, block(4096)).among(1 << 10);
                 lend_among_1m, 605, true, Lend::new(CPUS, block(4096)).among(1 << 20);
+                lend_below_1g, 605, true, of(CPUS).below_bits(30);
                 lend_of_4g, 605, true, of(Shape { bits: 32, ..CPUS });
                 lend_of_512g, 605, true, of(Shape { bits: 39, ..CPUS });
                 lend_of_100_devices, 605, true, of(Shape { devices: 100, ..CPUS });
@@ -111,6 +112,7 @@ const ALIKE: &[(&str, &[&str])] = &[
     (
         "lend_4k",
         &[
+            "lend_below_1g",
             "lend_of_4g",
             "lend_of_512g",
             "lend_of_100_devices",

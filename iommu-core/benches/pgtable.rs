@@ -58,7 +58,7 @@ fn groups(bench: &mut Bench) {
     });
     bench.group("pgtable_space", |group| {
         group.row("floor: a store", Stores::new(1));
-        // The least that a format has, 4 GiB; 512 GiB; 256 TiB.
+        // The least that a table has, 4 GiB; 512 GiB; 256 TiB.
         for bits in [32, 39, 48] {
             let shape = Shape { bits, ..small };
             group.row(format!("2^{bits} bytes"), window(shape));

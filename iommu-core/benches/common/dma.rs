@@ -37,6 +37,12 @@ impl<B: DmaBuffer> Lend<B> {
         Self { dma, buffer }
     }
 
+    /// For a device that drives so many address bits only.
+    pub(crate) fn below_bits(self, bits: u32) -> Self {
+        let dma = self.dma.below_bits(bits);
+        Self { dma, ..self }
+    }
+
     /// With so many more pages lent, for good.
     pub(crate) fn among(self, pages: usize) -> Self {
         (0..pages).for_each(|page| std::mem::forget(lend(&self.dma, Page::new(page))));
