@@ -40,7 +40,7 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Retired<B, D, P> {
     #[must_use]
     #[inline]
     pub fn is_flushed(&self) -> bool {
-        self.mapped.space.domain().is_flushed(self.unflushed)
+        self.mapped.share.domain().is_flushed(self.unflushed)
     }
 
     /// Gives the buffer back: no device reaches it any more, and what the device wrote is in it.
