@@ -262,10 +262,11 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
         len: usize,
         prot: Prot,
     ) -> core::result::Result<Loan<P>, Refused> {
-        self.prepare()?;
+        // Before a deferred attach is performed for nothing.
         if len == 0 {
             return Err(empty().into());
         }
+        self.prepare()?;
         if self.can_lend_in_place(buffer) {
             return self.map_pieces(prot, buffer);
         }
