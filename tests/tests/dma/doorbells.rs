@@ -2,8 +2,8 @@
 
 use iommu_core::dma::{Dma, DmaPlatform, FromDevice};
 use iommu_core::{
-    AddrRange, DefaultDomain, Device, DeviceInfo, ErrorKind, Iova, PhysAddr, ReservedKind, ReservedRegion,
-    Result,
+    AddrRange, DefaultDomain, Device, DeviceInfo, ErrorKind, Iova, PhysAddr, ReservedKind,
+    ReservedRegion, Result,
 };
 use mock_hw::MockMemory;
 

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bounced;
 mod caches;
+mod deferred;
 mod doorbells;
 mod failures;
 mod lent;
