@@ -11,6 +11,7 @@ mod doorbells;
 mod failures;
 mod lent;
 mod poor;
+mod refused;
 mod retired;
 mod setup;
 mod stress;
