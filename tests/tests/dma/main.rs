@@ -10,6 +10,7 @@ mod deferred;
 mod doorbells;
 mod failures;
 mod lent;
+mod not_coherent;
 mod poor;
 mod refused;
 mod retired;

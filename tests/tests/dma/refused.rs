@@ -1,9 +1,7 @@
 //! What cannot be lent or had: refused with a kind, and neither memory nor addresses are lost.
 
 use iommu_core::dma::{Dma, FromDevice, ToDevice};
-use iommu_core::{
-    AddrRange, DefaultDomain, Device, DeviceInfo, DmaBlock, DomainRef, ErrorKind, Iova, PhysAddr,
-};
+use iommu_core::{AddrRange, Device, DeviceInfo, DmaBlock, DomainRef, ErrorKind, Iova, PhysAddr};
 use mock_hw::MockMemory;
 
 use super::setup::{PAGE, Setup};
