@@ -119,7 +119,7 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
     /// Unmaps and gives the buffer back: no device reaches it any more, and what the device wrote is
     /// in it. Where nothing translates, it is the driver that knows that the device is done.
     ///
-    /// Context: any in which the platform's memory can be freed; waits for the hardware.
+    /// Context: any in which the platform's memory and the heap can be used; waits for the hardware.
     ///
     /// # Errors
     ///
@@ -139,7 +139,8 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
     /// others ([`Domain::set_invalidation`](crate::Domain::set_invalidation)). The handle that this
     /// returns gives the buffer back once the hardware has.
     ///
-    /// Context: any; waits for the hardware where the policy is strict, or page tables go too.
+    /// Context: any in which the platform's memory can be used; waits for the hardware where the policy
+    /// is strict, or page tables go too.
     ///
     /// # Errors
     ///
@@ -295,6 +296,8 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> CpuView<'_, B, D, P> {
 impl<B: DmaBuffer, D: DeviceWrites, P: DmaPlatform> CpuView<'_, B, D, P> {
     /// Copies out of the buffer, from byte `offset` on.
     ///
+    /// Context: any, interrupt-safe.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::OutOfRange`] where the buffer has fewer bytes: nothing was copied.
@@ -306,6 +309,8 @@ impl<B: DmaBuffer, D: DeviceWrites, P: DmaPlatform> CpuView<'_, B, D, P> {
 
 impl<B: DmaBuffer, D: DeviceReads, P: DmaPlatform> CpuView<'_, B, D, P> {
     /// Copies into the buffer, from byte `offset` on.
+    ///
+    /// Context: any, interrupt-safe.
     ///
     /// # Errors
     ///
