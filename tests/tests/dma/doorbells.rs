@@ -138,7 +138,8 @@ fn a_doorbell_that_the_iommu_cannot_address_takes_nothing() {
             let (device, dma) = make(&setup, 2);
             let domain = device.domain().unwrap();
             let last = domain.geometry().unwrap().physical.last();
-            for beyond in [last + 1, u64::MAX & !(PAGE as u64 - 1), u64::MAX - 3] {
+            let (last_page, last_word) = (!(PAGE as u64 - 1), u64::MAX - 3);
+            for beyond in [last + 1, last_page, last_word] {
                 let refused = map(&dma, PhysAddr(beyond)).unwrap_err();
                 let kind = refused.kind();
                 assert_eq!(kind, ErrorKind::OutOfRange, "{setup:?}: {beyond:#x}");
