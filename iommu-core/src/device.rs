@@ -186,12 +186,16 @@ impl<L: RawLock> Device<L> {
     }
 
     /// The domain its group is meant to be on; `None` where the device rests at its park target.
+    ///
+    /// Context: may block.
     #[must_use]
     pub fn domain(&self) -> Option<DomainRef> {
         self.group.domain()
     }
 
     /// What its traffic is really on.
+    ///
+    /// Context: may block.
     #[must_use]
     pub fn attached(&self) -> Attached {
         let state = self.group.state.lock();
@@ -213,6 +217,8 @@ impl<L: RawLock> Device<L> {
 
     /// [`Group::attach`] for a device that is alone in its group.
     ///
+    /// Context: may block.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::InvalidArgument`] where it is not; otherwise as there.
@@ -221,6 +227,8 @@ impl<L: RawLock> Device<L> {
     }
 
     /// [`Group::detach`] for a device that is alone in its group.
+    ///
+    /// Context: may block.
     ///
     /// # Errors
     ///
@@ -245,6 +253,10 @@ impl<L: RawLock> Device<L> {
 
     /// Maps a block in the domain that the device's group is on, for the device to use: performs an
     /// attach that was deferred until now.
+    ///
+    /// Context: may block; with [`Context::Atomic`] for the group's lock only, which whoever attaches
+    /// the group holds while it waits for the hardware. Otherwise as
+    /// [`Domain::map`](crate::Domain::map).
     ///
     /// # Errors
     ///

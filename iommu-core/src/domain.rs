@@ -171,7 +171,9 @@ impl Domain {
     ///
     /// [`map_block`](Self::map_block) is the safe way.
     ///
-    /// Context: any in which the platform's memory can be allocated.
+    /// Context: any in which the platform's memory can be allocated; waits for the hardware, without a
+    /// lock that other mappings need, where that may keep what was not mapped (VT-d's caching mode),
+    /// and to undo the half of a mapping that fails.
     ///
     /// # Errors
     ///
@@ -248,7 +250,8 @@ impl Domain {
     /// them and the memory may be used for something else. A range is for whoever mapped it to
     /// unmap.
     ///
-    /// Context: any; waits for the hardware, without a lock that other mappings need.
+    /// Context: any in which the platform's memory can be allocated and freed, as page tables may go;
+    /// waits for the hardware, without a lock that other mappings need.
     ///
     /// # Errors
     ///
@@ -278,7 +281,7 @@ impl Domain {
     /// Where page tables go with it, there is nothing left to be flushed: this waits as
     /// [`unmap`](Self::unmap) does.
     ///
-    /// Context: any.
+    /// Context: as [`unmap`](Self::unmap), without the wait.
     ///
     /// # Errors
     ///
@@ -310,6 +313,8 @@ impl Domain {
 
     /// Whether the domain was flushed after this was unmapped, lazily, from this domain: then no device
     /// reaches it.
+    ///
+    /// Context: any, interrupt-safe.
     #[must_use]
     #[inline]
     pub fn is_flushed(&self, unflushed: Unflushed) -> bool {
@@ -374,7 +379,7 @@ impl Domain {
     /// Merges the leaves of `size` bytes from `iova` on, one of the domain's page sizes, into one
     /// block: they lead to one aligned piece of memory and allow the same. Devices do not notice.
     ///
-    /// Context: any; waits for the hardware, without a lock that other mappings need.
+    /// Context: as [`unmap`](Self::unmap).
     ///
     /// # Errors
     ///
@@ -405,6 +410,8 @@ impl Domain {
     }
 
     /// Where an access to `iova` goes, by the domain's tables.
+    ///
+    /// Context: any, interrupt-safe.
     #[must_use]
     pub fn translate(&self, iova: Iova) -> Option<PhysAddr> {
         match self.direct_ops() {

@@ -197,6 +197,8 @@ impl<L: RawLock> Group<L> {
 
     /// The domain that the group's devices are meant to be on; `None` where each rests at its park
     /// target.
+    ///
+    /// Context: may block.
     #[must_use]
     pub fn domain(&self) -> Option<DomainRef> {
         self.state.lock().domain.clone()
@@ -205,6 +207,8 @@ impl<L: RawLock> Group<L> {
     /// Calls `visit` with each device's name and what its traffic without PASID is really on.
     ///
     /// The group is locked meanwhile: `visit` must not call it.
+    ///
+    /// Context: may block.
     pub fn for_each(&self, mut visit: impl FnMut(&str, &Attached)) {
         for member in &self.state.lock().members {
             visit(member.name(), member.attached());

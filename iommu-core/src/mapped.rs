@@ -14,6 +14,8 @@ impl Domain {
     /// Maps a whole block of memory at `iova` and keeps it for as long as it is mapped, so that a
     /// device can never reach memory that was given back.
     ///
+    /// Context: as [`map`](Self::map).
+    ///
     /// # Errors
     ///
     /// As [`map`](Self::map), with the block; without it where devices may go on reaching it. Then
@@ -47,6 +49,8 @@ impl Domain {
 
     /// How many bytes were never given back because the hardware did not confirm that it stopped
     /// using them.
+    ///
+    /// Context: any, interrupt-safe.
     #[must_use]
     pub fn leaked_bytes(&self) -> usize {
         self.leaked.load(Ordering::Relaxed)
@@ -116,6 +120,8 @@ impl<M: DmaMemory> MappedBlock<M> {
     }
 
     /// Unmaps and gives the block back: no device reaches it any more.
+    ///
+    /// Context: as [`Domain::unmap`].
     ///
     /// # Errors
     ///

@@ -100,6 +100,9 @@ fn what_is_pinned_can_be_neither_unmapped_nor_taken() {
     let domain = device.domain().unwrap();
     let unmap = domain.unmap(Iova(BASE + 0x1000), 0x1000).unwrap_err();
     assert_eq!(unmap.kind(), ErrorKind::NotPermitted);
+    let lazily = domain.unmap_lazily(Iova(BASE + 0x1000), 0x1000);
+    assert_eq!(lazily.unwrap_err().kind(), ErrorKind::NotPermitted);
+    assert_eq!(mapped(&domain), [0x1000, 0x2000]);
     for (start, len) in [(0x1000, 0x1000), (0, 0x2000), (0x2000, 0x2000)] {
         let block = iommu_core::DmaBlock::new(&machine.memory(), len, 4096, "a buffer").unwrap();
         let map = domain

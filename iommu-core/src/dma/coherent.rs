@@ -64,6 +64,8 @@ impl<P: DmaPlatform> Coherent<P> {
     /// The little-endian word `index`, loaded by one access. See
     /// [`DmaMemory::read_barrier`](crate::DmaMemory::read_barrier) for the order of loads.
     ///
+    /// Context: any, interrupt-safe.
+    ///
     /// # Panics
     ///
     /// Where there is no such word.
@@ -78,6 +80,8 @@ impl<P: DmaPlatform> Coherent<P> {
     ///
     /// For a device that does not see the CPU's caches the word is cleaned, with the line that it is
     /// in: the device must not write to that line at the same time.
+    ///
+    /// Context: any, interrupt-safe.
     ///
     /// # Panics
     ///

@@ -61,21 +61,23 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NoSpace`] where the window is full, or no IOVAs are left below the device's mask;
-    /// [`ErrorKind::OutOfRange`] where the device cannot address the doorbell; otherwise as
-    /// [`map`](Self::map).
+    /// [`ErrorKind::InvalidArgument`] where `doorbell` is not a multiple of 4, the size of what is
+    /// written there; [`ErrorKind::NoSpace`] where the window is full, or no IOVAs are left below the
+    /// device's mask; [`ErrorKind::OutOfRange`] where the device or the IOMMU cannot address the
+    /// doorbell; otherwise as [`map`](Self::map).
     ///
     /// # Safety
     ///
     /// All devices of the group can write to the whole page, of the size that the domain maps, that
     /// `doorbell` is in: it holds nothing but doorbells that they may ring, now and later.
     pub unsafe fn map_doorbell(&self, doorbell: PhysAddr) -> Result<Iova> {
+        if !doorbell.is_aligned(4) {
+            let unaligned = Error::new(ErrorKind::InvalidArgument, "an unaligned doorbell");
+            return Err(unaligned.of(Culprit::Phys(doorbell)));
+        }
+        let own = AddrRange::page(doorbell.0, 4);
         self.prepare()?;
         let space = self.space();
-        let own = AddrRange::new(doorbell.0, 4).ok_or(Error::new(
-            ErrorKind::InvalidArgument,
-            "a doorbell at the very end of memory",
-        ))?;
         let untranslated = |region: &ReservedRegion| {
             region.kind() == ReservedKind::Msi && region.range().contains(own)
         };

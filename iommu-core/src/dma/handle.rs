@@ -111,8 +111,8 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
     /// goes for what is not one range of addresses where nothing translates, and for what shares
     /// pages where the device does not see the CPU's caches.
     ///
-    /// Context: any in which the platform's memory and the heap can be used; see
-    /// [`in_context`](Self::in_context).
+    /// Context: any in which the platform's memory and the heap can be used; waits for the hardware
+    /// where [`Domain::map`](crate::Domain::map) does. See [`in_context`](Self::in_context).
     ///
     /// # Errors
     ///
@@ -262,10 +262,11 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
         len: usize,
         prot: Prot,
     ) -> core::result::Result<Loan<P>, Refused> {
-        self.prepare()?;
+        // Before a deferred attach is performed for nothing.
         if len == 0 {
             return Err(empty().into());
         }
+        self.prepare()?;
         if self.can_lend_in_place(buffer) {
             return self.map_pieces(prot, buffer);
         }

@@ -26,7 +26,7 @@ use crate::sync::AtomicU64;
 /// is harmless.
 #[must_use = "dropping the handle takes the buffer from the device"]
 pub struct Mapped<B: DmaBuffer, D: Direction, P: DmaPlatform> {
-    pub(super) space: Arc<Share<P>>,
+    pub(super) share: Arc<Share<P>>,
     /// Taken by the end of the mapping, which is the end of the handle too.
     parts: Option<Parts<B, P>>,
     iova: Iova,
@@ -62,7 +62,7 @@ impl<B: DmaBuffer, P: DmaPlatform> Parts<B, P> {
 impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
     #[inline]
     pub(super) fn new(
-        space: Arc<Share<P>>,
+        share: Arc<Share<P>>,
         buffer: B,
         loan: Loan<P>,
         len: usize,
@@ -70,7 +70,7 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
     ) -> Self {
         let iova = loan.iova;
         let mapped = Self {
-            space,
+            share,
             parts: Some(Parts { buffer, loan }),
             iova,
             len,
@@ -119,7 +119,7 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
     /// Unmaps and gives the buffer back: no device reaches it any more, and what the device wrote is
     /// in it. Where nothing translates, it is the driver that knows that the device is done.
     ///
-    /// Context: any in which the platform's memory can be freed; waits for the hardware.
+    /// Context: any in which the platform's memory and the heap can be used; waits for the hardware.
     ///
     /// # Errors
     ///
@@ -139,7 +139,8 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
     /// others ([`Domain::set_invalidation`](crate::Domain::set_invalidation)). The handle that this
     /// returns gives the buffer back once the hardware has.
     ///
-    /// Context: any; waits for the hardware where the policy is strict, or page tables go too.
+    /// Context: any in which the platform's memory can be used; waits for the hardware where the policy
+    /// is strict, or page tables go too.
     ///
     /// # Errors
     ///
@@ -150,7 +151,7 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
             .as_ref()
             .and_then(|parts| parts.loan.range.as_ref());
         let retired = match range {
-            Some(range) => self.space.retire(range, self.lent() as u64),
+            Some(range) => self.share.retire(range, self.lent() as u64),
             None => Ok(Unflushed::NOTHING),
         };
         match retired {
@@ -167,7 +168,7 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
     ) -> Option<core::result::Result<B, Failed<B>>> {
         let lent = self.lent() as u64;
         let unmapped = match self.parts.as_mut()?.loan.range.take() {
-            Some(range) => unmap(&self.space, range, lent),
+            Some(range) => unmap(&self.share, range, lent),
             None => Ok(()),
         };
         match unmapped {
@@ -196,8 +197,8 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
         };
         let mut buffer = Some(buffer);
         match loan.bounce {
-            Some(bounce) => self.space.leak(bounce, lent, &error),
-            None => self.space.leak(buffer.take(), lent, &error),
+            Some(bounce) => self.share.leak(bounce, lent, &error),
+            None => self.share.leak(buffer.take(), lent, &error),
         }
         Failed { error, buffer }
     }
@@ -209,14 +210,14 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
             self.observe(&parts);
             if let Some(bounce) = &parts.loan.bounce {
                 // Where addresses pass untranslated, the device may be writing still.
-                buffer::copy(bounce, &parts.buffer, !self.space.is_identity());
+                buffer::copy(bounce, &parts.buffer, !self.share.is_identity());
             }
         }
         parts.buffer
     }
 
     fn memory(&self) -> &P::Memory {
-        self.space.platform().memory()
+        self.share.platform().memory()
     }
 
     /// Makes what the CPU wrote visible to the device, for register writes that follow.
@@ -295,6 +296,8 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> CpuView<'_, B, D, P> {
 impl<B: DmaBuffer, D: DeviceWrites, P: DmaPlatform> CpuView<'_, B, D, P> {
     /// Copies out of the buffer, from byte `offset` on.
     ///
+    /// Context: any, interrupt-safe.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::OutOfRange`] where the buffer has fewer bytes: nothing was copied.
@@ -306,6 +309,8 @@ impl<B: DmaBuffer, D: DeviceWrites, P: DmaPlatform> CpuView<'_, B, D, P> {
 
 impl<B: DmaBuffer, D: DeviceReads, P: DmaPlatform> CpuView<'_, B, D, P> {
     /// Copies into the buffer, from byte `offset` on.
+    ///
+    /// Context: any, interrupt-safe.
     ///
     /// # Errors
     ///

@@ -124,10 +124,10 @@
 //!
 //! # Contexts
 //!
-//! No lock is held while the hardware is waited for. Mapping and unmapping take locks of the
-//! platform's interrupt-safe kind only ([`DmaPlatform::IrqLock`] around IOVAs, and those of the
-//! domain), but for the first mapping of a device whose attach is deferred: see
-//! [`Dma::in_context`].
+//! Mapping and unmapping take locks of the platform's interrupt-safe kind only
+//! ([`DmaPlatform::IrqLock`] around IOVAs, and those of the domain), and hold none while the hardware
+//! is waited for. Two calls may block, with the group's lock held: the first mapping of a device
+//! whose attach is deferred (see [`Dma::in_context`]), and [`Dma::map_doorbell`].
 
 mod buffer;
 mod coherent;

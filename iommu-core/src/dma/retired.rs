@@ -40,14 +40,14 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Retired<B, D, P> {
     #[must_use]
     #[inline]
     pub fn is_flushed(&self) -> bool {
-        self.mapped.space.domain().is_flushed(self.unflushed)
+        self.mapped.share.domain().is_flushed(self.unflushed)
     }
 
     /// Gives the buffer back: no device reaches it any more, and what the device wrote is in it.
     /// Flushes the domain where nobody has since the buffer was retired.
     ///
-    /// Context: any in which the platform's memory can be freed; waits for the hardware unless the
-    /// buffer [is flushed](Self::is_flushed).
+    /// Context: any in which the platform's memory and the heap can be used; waits for the hardware
+    /// unless the buffer [is flushed](Self::is_flushed).
     ///
     /// # Errors
     ///

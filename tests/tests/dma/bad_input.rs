@@ -1,12 +1,11 @@
 //! Ranges that cannot be: refused with a kind, and nothing changes.
 
-use iommu_core::dma::{FromDevice, ToDevice};
 use iommu_core::{
-    AddrRange, DefaultDomain, Device, DomainRef, ErrorKind, Iova, PagingConfig, PhysAddr, Prot,
+    DefaultDomain, Device, DomainRef, ErrorKind, Invalidation, Iova, PagingConfig, PhysAddr, Prot,
     Stage,
 };
 
-use super::setup::{PAGE, Setup};
+use super::setup::Setup;
 
 const K4: u64 = 1 << 12;
 const M2: u64 = 1 << 21;
@@ -70,6 +69,11 @@ impl Case {
         unmapped.map_err(|error| error.kind())
     }
 
+    fn unmap_lazily(&self, iova: u64, len: u64) -> Result<(), ErrorKind> {
+        let unmapped = self.domain.unmap_lazily(Iova(iova), len);
+        unmapped.map(drop).map_err(|error| error.kind())
+    }
+
     fn protect(&self, iova: u64, len: u64, prot: Prot) -> Result<(), ErrorKind> {
         // SAFETY: as above.
         let changed = unsafe { self.domain.protect(Iova(iova), len, prot) };
@@ -128,11 +132,16 @@ fn ranges_that_cannot_be_are_refused_and_nothing_changes() {
             ("across its end", last + 1 - K4, 2 * K4, OutOfRange),
         ];
         // Once before anything is known to be in order, and again after.
-        for round in 0..2 {
+        for (round, policy) in [Invalidation::Strict, Invalidation::Lazy]
+            .into_iter()
+            .enumerate()
+        {
+            case.domain.set_invalidation(policy);
             for (what, iova, len, kind) in ranges {
                 let what = format!("{}, {what}, round {round}", case.name);
                 assert_eq!(case.map(iova, case.block, len, RW), Err(kind), "{what}");
                 assert_eq!(case.unmap(iova, len), Err(kind), "{what}");
+                assert_eq!(case.unmap_lazily(iova, len), Err(kind), "{what}");
                 assert_eq!(case.protect(iova, len, RW), Err(kind), "{what}");
             }
             case.check("ranges that cannot be");
@@ -200,6 +209,8 @@ fn what_is_not_mapped_as_a_whole_is_neither_unmapped_nor_changed() {
         for (what, iova, len, kind) in parts {
             let name = &case.name;
             assert_eq!(case.unmap(iova, len), Err(kind), "{name}: {what}");
+            let lazily = case.unmap_lazily(iova, len);
+            assert_eq!(lazily, Err(kind), "{name}: {what}");
             let changed = case.protect(iova, len, Prot::READ);
             assert_eq!(changed, Err(kind), "{name}: {what}");
             case.check(what);
@@ -208,9 +219,30 @@ fn what_is_not_mapped_as_a_whole_is_neither_unmapped_nor_changed() {
         for (iova, len) in [(M2, M2), (4 * M2, K4)] {
             case.unmap(iova, len).unwrap();
             assert_eq!(case.unmap(iova, len), Err(NotFound));
+            assert_eq!(case.unmap_lazily(iova, len), Err(NotFound));
             assert!(!case.setup.write(Iova(iova), b"late"), "{}", case.name);
         }
         case.setup.check();
+    }
+}
+
+#[test]
+fn what_was_unmapped_lazily_is_not_there_to_be_unmapped_or_changed() {
+    for case in Case::all() {
+        let name = &case.name;
+        for (iova, len) in [(M2, M2), (4 * M2, K4)] {
+            case.unmap_lazily(iova, len).unwrap();
+            for _ in 0..2 {
+                assert_eq!(case.unmap_lazily(iova, len), Err(NotFound), "{name}");
+                assert_eq!(case.unmap(iova, len), Err(NotFound), "{name}");
+                let changed = case.protect(iova, len, Prot::READ);
+                assert_eq!(changed, Err(NotFound), "{name}");
+                case.domain.flush().unwrap();
+            }
+            assert!(!case.setup.write(Iova(iova), b"late"), "{name}");
+            case.map(iova, case.block, len, RW).unwrap();
+        }
+        case.check("what was unmapped is mapped again");
     }
 }
 
@@ -231,48 +263,5 @@ fn blocks_and_pages_that_cannot_be_split_or_merged_stay_as_they_are() {
         assert_eq!(case.merge(M2, 8), Err(InvalidArgument));
         assert_eq!(case.merge(last + 1, M2), Err(OutOfRange));
         case.check("splits and merges that cannot be");
-    }
-}
-
-/// A list whose pieces have addresses, and together none.
-#[test]
-fn addresses_that_run_out_leave_nothing_behind() {
-    for setup in Setup::both() {
-        let (device, dma) = setup.nic();
-        let domain = device.domain().unwrap();
-        let last = domain.geometry().unwrap().aperture.last();
-        // Four pages are left.
-        let four = 4 * PAGE as u64;
-        dma.reserve(AddrRange::inclusive(0, M2 - 1).unwrap())
-            .unwrap();
-        dma.reserve(AddrRange::inclusive(M2 + four, last).unwrap())
-            .unwrap();
-        for _ in 0..3 {
-            let memory = setup.memory.allocated();
-            let list: Vec<_> = (0..5).map(|_| setup.page()).collect();
-            let failed = dma.map(list, FromDevice).unwrap_err();
-            assert_eq!(failed.error.kind(), ErrorKind::NoSpace, "{setup:?}");
-            assert_eq!(failed.buffer.unwrap().len(), 5);
-            let bounced = dma.map(setup.block(5 * PAGE - 8, 8), ToDevice).unwrap_err();
-            assert_eq!(bounced.error.kind(), ErrorKind::NoSpace, "{setup:?}");
-            drop(bounced);
-            assert_eq!(setup.memory.allocated(), memory);
-
-            // One after the other until there are none, and then again.
-            let mut pages: Vec<_> = (0..4)
-                .map(|_| dma.map(setup.page(), FromDevice).unwrap())
-                .collect();
-            let failed = dma.map(setup.page(), FromDevice).unwrap_err();
-            assert_eq!(failed.error.kind(), ErrorKind::NoSpace, "{setup:?}");
-            let coherent = dma.allocate_coherent(8).unwrap_err();
-            assert_eq!(coherent.kind(), ErrorKind::NoSpace, "{setup:?}");
-            let free = pages.pop().unwrap();
-            let at = free.iova();
-            free.unmap().unwrap();
-            let again = dma.map(setup.page(), FromDevice).unwrap();
-            assert_eq!(again.iova(), at, "{setup:?}: the only one");
-        }
-        assert_eq!(domain.leaked_bytes(), 0);
-        setup.check();
     }
 }

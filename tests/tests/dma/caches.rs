@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
 use iommu_core::dma::{Bidirectional, Dma, FromDevice, ToDevice};
-use iommu_core::{DefaultDomain, Device, DeviceInfo, DmaBlock, DmaMemory, PhysAddr};
+use iommu_core::{Device, DeviceInfo, DmaBlock, DmaMemory, Invalidation, PhysAddr};
 use mock_hw::MockMemory;
 
 use super::setup::{PAGE, Setup};
@@ -81,94 +81,122 @@ fn page(memory: &Noting) -> DmaBlock<Noting> {
 
 #[test]
 fn a_transmit_buffer_is_cleaned_each_time_it_is_handed_over() {
-    let setup = Setup::smmu(DefaultDomain::Paging);
-    let (_device, dma, memory) = non_coherent(&setup);
-    let buffer = page(&memory);
-    let clean = ("clean", buffer.addr().0, PAGE);
-    let mut tx = dma.map(buffer, ToDevice).unwrap();
-    assert_eq!(memory.take(), [clean, WRITES_DONE]);
-    let view = tx.sync_for_cpu();
-    assert_eq!(memory.take(), []);
-    drop(view);
-    assert_eq!(memory.take(), [clean, WRITES_DONE]);
-    tx.unmap().unwrap();
-    assert_eq!(memory.take(), []);
+    for setup in Setup::both() {
+        let (_device, dma, memory) = non_coherent(&setup);
+        let buffer = page(&memory);
+        let clean = ("clean", buffer.addr().0, PAGE);
+        let mut tx = dma.map(buffer, ToDevice).unwrap();
+        assert_eq!(memory.take(), [clean, WRITES_DONE]);
+        let view = tx.sync_for_cpu();
+        assert_eq!(memory.take(), []);
+        drop(view);
+        assert_eq!(memory.take(), [clean, WRITES_DONE]);
+        tx.unmap().unwrap();
+        assert_eq!(memory.take(), []);
+    }
 }
 
 #[test]
 fn a_receive_buffer_is_invalidated_each_time_the_cpu_looks() {
-    let setup = Setup::smmu(DefaultDomain::Paging);
-    let (_device, dma, memory) = non_coherent(&setup);
-    let buffer = page(&memory);
-    let clean = ("clean", buffer.addr().0, PAGE);
-    let invalidate = ("invalidate", buffer.addr().0, PAGE);
-    let mut rx = dma.map(buffer, FromDevice).unwrap();
-    // No dirty line may be written back over what the device writes.
-    assert_eq!(memory.take(), [clean, WRITES_DONE]);
-    let view = rx.sync_for_cpu();
-    assert_eq!(memory.take(), [READS_DONE, invalidate]);
-    drop(view);
-    memory.take();
-    rx.unmap().unwrap();
-    assert_eq!(memory.take(), [READS_DONE, invalidate]);
+    for setup in Setup::both() {
+        let (_device, dma, memory) = non_coherent(&setup);
+        let buffer = page(&memory);
+        let clean = ("clean", buffer.addr().0, PAGE);
+        let invalidate = ("invalidate", buffer.addr().0, PAGE);
+        let mut rx = dma.map(buffer, FromDevice).unwrap();
+        // No dirty line may be written back over what the device writes.
+        assert_eq!(memory.take(), [clean, WRITES_DONE]);
+        let view = rx.sync_for_cpu();
+        assert_eq!(memory.take(), [READS_DONE, invalidate]);
+        drop(view);
+        assert_eq!(memory.take(), [clean, WRITES_DONE]);
+        rx.unmap().unwrap();
+        assert_eq!(memory.take(), [READS_DONE, invalidate]);
+    }
+}
+
+#[test]
+fn what_was_retired_is_invalidated_when_it_is_given_back() {
+    for policy in [Invalidation::Strict, Invalidation::Lazy] {
+        for setup in Setup::both() {
+            let (device, dma, memory) = non_coherent(&setup);
+            device.domain().unwrap().set_invalidation(policy);
+            let buffer = page(&memory);
+            let invalidate = ("invalidate", buffer.addr().0, PAGE);
+            let rx = dma.map(buffer, FromDevice).unwrap();
+            let tx = dma.map(page(&memory), ToDevice).unwrap();
+            memory.take();
+            let (rx, tx) = (rx.retire().unwrap(), tx.retire().unwrap());
+            // The device may be writing still.
+            assert_eq!(memory.take(), [], "{setup:?}, {policy:?}");
+            rx.reclaim().unwrap();
+            assert_eq!(memory.take(), [READS_DONE, invalidate]);
+            tx.reclaim().unwrap();
+            assert_eq!(memory.take(), []);
+        }
+    }
 }
 
 #[test]
 fn every_piece_of_a_list_and_what_was_bounced_is_seen_to() {
-    let setup = Setup::smmu(DefaultDomain::Paging);
-    let (_device, dma, memory) = non_coherent(&setup);
-    let list = vec![page(&memory), page(&memory)];
-    let [a, b] = [list[0].addr().0, list[1].addr().0];
-    let rx = dma.map(list, Bidirectional).unwrap();
-    assert_eq!(
-        memory.take(),
-        [("clean", a, PAGE), ("clean", b, PAGE), WRITES_DONE]
-    );
-    drop(rx);
-    memory.take();
-    let small = DmaBlock::new(&memory, 64, 64, "a buffer").unwrap();
-    let own = small.addr().0;
-    let rx = dma.map(small, FromDevice).unwrap();
-    let operations = memory.take();
-    let [("clean", copy, PAGE), WRITES_DONE] = operations[..] else {
-        panic!("{operations:?}");
-    };
-    assert_ne!(copy, own);
-    rx.unmap().unwrap();
-    assert_eq!(memory.take(), [READS_DONE, ("invalidate", copy, PAGE)]);
+    for setup in Setup::both() {
+        let (_device, dma, memory) = non_coherent(&setup);
+        let list = vec![page(&memory), page(&memory)];
+        let [a, b] = [list[0].addr().0, list[1].addr().0];
+        let rx = dma.map(list, Bidirectional).unwrap();
+        assert_eq!(
+            memory.take(),
+            [("clean", a, PAGE), ("clean", b, PAGE), WRITES_DONE]
+        );
+        drop(rx);
+        memory.take();
+        let small = DmaBlock::new(&memory, 64, 64, "a buffer").unwrap();
+        let own = small.addr().0;
+        let rx = dma.map(small, FromDevice).unwrap();
+        let operations = memory.take();
+        let [("clean", copy, PAGE), WRITES_DONE] = operations[..] else {
+            panic!("{operations:?}");
+        };
+        assert_ne!(copy, own);
+        rx.unmap().unwrap();
+        assert_eq!(memory.take(), [READS_DONE, ("invalidate", copy, PAGE)]);
+    }
 }
 
 #[test]
 fn words_of_coherent_memory_are_seen_to_one_by_one() {
-    let setup = Setup::smmu(DefaultDomain::Paging);
-    let (_device, dma, memory) = non_coherent(&setup);
-    let ring = dma.allocate_coherent(PAGE).unwrap();
-    let [("clean", start, PAGE), WRITES_DONE] = memory.take()[..] else {
-        panic!("zeros are cleaned too");
-    };
-    ring.store(3, 1);
-    assert_eq!(memory.take(), [("clean", start + 24, 8)]);
-    assert_eq!(ring.load(5), 0);
-    assert_eq!(memory.take(), [("invalidate", start + 40, 8)]);
+    for setup in Setup::both() {
+        let (_device, dma, memory) = non_coherent(&setup);
+        let ring = dma.allocate_coherent(PAGE).unwrap();
+        let [("clean", start, PAGE), WRITES_DONE] = memory.take()[..] else {
+            panic!("zeros are cleaned too");
+        };
+        ring.store(3, 1);
+        assert_eq!(memory.take(), [("clean", start + 24, 8)]);
+        assert_eq!(ring.load(5), 0);
+        assert_eq!(memory.take(), [("invalidate", start + 40, 8)]);
+    }
 }
 
 #[test]
 fn lines_that_are_shared_with_neighbours_are_bounced_without_translation_too() {
-    let setup = Setup::smmu(DefaultDomain::Identity);
-    let (_device, dma, memory) = non_coherent(&setup);
-    let small = DmaBlock::new(&memory, 64, 64, "a buffer").unwrap();
-    assert!(dma.map(small, FromDevice).unwrap().is_bounced());
+    for setup in Setup::both_on_identity() {
+        let (_device, dma, memory) = non_coherent(&setup);
+        let small = DmaBlock::new(&memory, 64, 64, "a buffer").unwrap();
+        assert!(dma.map(small, FromDevice).unwrap().is_bounced());
+    }
 }
 
 #[test]
 fn a_device_that_sees_the_caches_needs_barriers_only() {
-    let setup = Setup::smmu(DefaultDomain::Paging);
-    let (_device, dma, memory) = device(&setup, DeviceInfo::new("nic").streams([0x10]));
-    let mut rx = dma.map(page(&memory), Bidirectional).unwrap();
-    drop(rx.sync_for_cpu());
-    rx.unmap().unwrap();
-    assert_eq!(
-        memory.take(),
-        [WRITES_DONE, READS_DONE, WRITES_DONE, READS_DONE]
-    );
+    for setup in Setup::both() {
+        let (_device, dma, memory) = device(&setup, DeviceInfo::new("nic").streams([0x10]));
+        let mut rx = dma.map(page(&memory), Bidirectional).unwrap();
+        drop(rx.sync_for_cpu());
+        rx.unmap().unwrap();
+        assert_eq!(
+            memory.take(),
+            [WRITES_DONE, READS_DONE, WRITES_DONE, READS_DONE]
+        );
+    }
 }

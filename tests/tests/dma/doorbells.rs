@@ -2,8 +2,8 @@
 
 use iommu_core::dma::{Dma, DmaPlatform, FromDevice};
 use iommu_core::{
-    AddrRange, DefaultDomain, DeviceInfo, ErrorKind, Iova, PhysAddr, ReservedKind, ReservedRegion,
-    Result,
+    AddrRange, DefaultDomain, Device, DeviceInfo, ErrorKind, Iova, PhysAddr, ReservedKind,
+    ReservedRegion, Result,
 };
 use mock_hw::MockMemory;
 
@@ -24,14 +24,25 @@ fn map(dma: &Dma<impl DmaPlatform>, doorbell: PhysAddr) -> Result<Iova> {
     unsafe { dma.map_doorbell(doorbell) }
 }
 
-fn with_window(setup: &Setup, pages: u64) -> Dma<MockMemory> {
+fn with_window(setup: &Setup, pages: u64) -> (Device, Dma<MockMemory>) {
     let len = pages * PAGE as u64;
     let window = ReservedRegion::new(WINDOW, len, ReservedKind::SoftwareMsi).unwrap();
     let info = DeviceInfo::new("nic").streams([0x10]).reserved(window);
     let device = setup.add(info);
     let dma = device.dma(setup.memory.clone()).unwrap();
-    std::mem::forget(device);
-    dma
+    (device, dma)
+}
+
+/// With so many addresses left, where windows are.
+fn without_window(setup: &Setup, pages: u64) -> (Device, Dma<MockMemory>) {
+    let (device, dma) = setup.nic();
+    let last = device.domain().unwrap().geometry().unwrap().aperture.last();
+    let end = WINDOW + pages * PAGE as u64;
+    for (first, last) in [(0, WINDOW - 1), (end, last)] {
+        let taken = AddrRange::inclusive(first, last).unwrap();
+        dma.reserve(taken).unwrap();
+    }
+    (device, dma)
 }
 
 fn rings(setup: &Setup, iova: Iova, doorbell: PhysAddr, data: u32) -> bool {
@@ -44,7 +55,7 @@ fn rings(setup: &Setup, iova: Iova, doorbell: PhysAddr, data: u32) -> bool {
 #[test]
 fn a_doorbell_is_mapped_once_in_the_window_for_doorbells() {
     for setup in Setup::both() {
-        let dma = with_window(&setup, 2);
+        let (_device, dma) = with_window(&setup, 2);
         let [a, b, c] = [0; 3].map(|_| doorbell(&setup));
         let at = map(&dma, a).unwrap();
         assert_eq!(at, Iova(WINDOW + 0x40));
@@ -101,7 +112,48 @@ fn a_device_is_given_a_doorbell_within_its_mask() {
     assert_eq!(at, Iova(last_page + 0x40));
     assert!(rings(&setup, at, doorbell, 7));
     let setup = Setup::smmu(DefaultDomain::Paging);
-    let below_the_window = with_window(&setup, 2).below_bits(WINDOW.ilog2());
+    let (_device, dma) = with_window(&setup, 2);
+    let below_the_window = dma.below_bits(WINDOW.ilog2());
     let refused = map(&below_the_window, PhysAddr(0x1000)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::NoSpace);
+}
+
+#[test]
+fn a_doorbell_that_no_message_fits_is_refused() {
+    for setup in Setup::both().into_iter().chain(Setup::both_on_identity()) {
+        let (_device, dma) = setup.nic();
+        let page = doorbell(&setup).0 & !(PAGE as u64 - 1);
+        for at in [page + 0xffe, page + 1, 0xfee0_1002, u64::MAX, u64::MAX - 2] {
+            let refused = map(&dma, PhysAddr(at)).unwrap_err();
+            let kind = refused.kind();
+            assert_eq!(kind, ErrorKind::InvalidArgument, "{setup:?}: {at:#x}");
+        }
+    }
+}
+
+#[test]
+fn a_doorbell_that_the_iommu_cannot_address_takes_nothing() {
+    for make in [with_window, without_window] {
+        for setup in Setup::both() {
+            let (device, dma) = make(&setup, 2);
+            let domain = device.domain().unwrap();
+            let last = domain.geometry().unwrap().physical.last();
+            let (last_page, last_word) = (!(PAGE as u64 - 1), u64::MAX - 3);
+            for beyond in [last + 1, last_page, last_word] {
+                let refused = map(&dma, PhysAddr(beyond)).unwrap_err();
+                let kind = refused.kind();
+                assert_eq!(kind, ErrorKind::OutOfRange, "{setup:?}: {beyond:#x}");
+            }
+            for page in 0..2 {
+                let at = Iova(WINDOW + page * PAGE as u64);
+                assert_eq!(domain.translate(at), None, "{setup:?}");
+            }
+            // Both places are there still.
+            let own = doorbell(&setup);
+            let at = map(&dma, own).unwrap();
+            assert!(rings(&setup, at, own, 7), "{setup:?}");
+            let at = map(&dma, PhysAddr(last - 3)).unwrap();
+            assert_eq!(domain.translate(at), Some(PhysAddr(last - 3)), "{setup:?}");
+        }
+    }
 }

@@ -1,9 +1,7 @@
 //! What is lent is reached, as its direction says, until it is unmapped.
 
 use iommu_core::dma::{Bidirectional, FromDevice, ToDevice};
-use iommu_core::{Context, DefaultDomain, DeviceInfo, DmaBlock, ErrorKind, NoControl, PhysAddr};
-use mock_hw::MockMemory;
-use tests::contracts::Backend;
+use iommu_core::{DefaultDomain, DmaBlock, ErrorKind};
 
 use super::setup::{PAGE, Setup};
 
@@ -137,33 +135,6 @@ fn coherent_memory_is_shared_by_words() {
         ring.free().unwrap();
         assert_eq!(setup.read::<8>(at), None, "{setup:?}");
     }
-}
-
-#[test]
-fn a_deferred_attach_is_performed_by_the_first_mapping() {
-    let backend = Backend::deferred();
-    let iommu = backend.core(DefaultDomain::Paging);
-    let info = DeviceInfo::new("nic").streams([1_u32]);
-    let device = iommu
-        .add_device(info, std::sync::Arc::new(NoControl))
-        .unwrap();
-    let memory = MockMemory::new(PhysAddr(0x4000_0000), 0x10_0000);
-    let page = || DmaBlock::new(&memory, PAGE, PAGE, "a buffer").unwrap();
-    let dma = device.dma(memory.clone()).unwrap();
-    assert_eq!(backend.log.take(), [""; 0]);
-    let atomic = dma.clone().in_context(Context::Atomic);
-    let failed = atomic.map(page(), FromDevice).unwrap_err();
-    assert_eq!(failed.error.kind(), ErrorKind::WouldBlock);
-    assert!(failed.buffer.is_some());
-    assert_eq!(backend.log.take(), [""; 0]);
-    let first = dma.map(page(), FromDevice).unwrap();
-    assert_eq!(
-        backend.log.take_of(&["commit"]),
-        ["commit rid nic: deferred -> paging"]
-    );
-    let second = atomic.map(page(), FromDevice).unwrap();
-    assert_eq!(backend.log.take(), [""; 0], "once");
-    drop((first, second));
 }
 
 #[test]

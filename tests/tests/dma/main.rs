@@ -6,10 +6,13 @@
 mod bad_input;
 mod bounced;
 mod caches;
+mod deferred;
 mod doorbells;
 mod failures;
 mod lent;
+mod not_coherent;
 mod poor;
+mod refused;
 mod retired;
 mod setup;
 mod stress;
