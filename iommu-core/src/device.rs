@@ -254,15 +254,14 @@ impl<L: RawLock> Device<L> {
     /// Maps a block in the domain that the device's group is on, for the device to use: performs an
     /// attach that was deferred until now.
     ///
-    /// Context: may block; with [`Context::Atomic`] for the group's lock only, which whoever attaches
-    /// the group holds while it waits for the hardware. Otherwise as
-    /// [`Domain::map`](crate::Domain::map).
+    /// Context: may block; with [`Context::Atomic`], as [`Domain::map`](crate::Domain::map).
     ///
     /// # Errors
     ///
     /// As [`attach_now`](Self::attach_now) and [`Domain::map_block`](crate::Domain::map_block);
-    /// [`ErrorKind::WouldBlock`] where the attach is still deferred and `context` may not block:
-    /// call [`attach_now`](Self::attach_now) before. [`ErrorKind::Unsupported`] where the group is
+    /// [`ErrorKind::WouldBlock`] where `context` may not block and the attach is still deferred (call
+    /// [`attach_now`](Self::attach_now) before), or somebody is changing the group at this moment.
+    /// [`ErrorKind::Unsupported`] where the group is
     /// on no domain that maps, [`ErrorKind::NotPermitted`] where somebody claimed it.
     pub fn map_block<M: DmaMemory>(
         &self,
@@ -271,33 +270,31 @@ impl<L: RawLock> Device<L> {
         block: DmaBlock<M>,
         prot: Prot,
     ) -> core::result::Result<MappedBlock<M>, MapBlockError<M>> {
-        let attached =
-            attach_if_deferred(&self.deferred, &self.group, self.id, &self.info, context);
-        if let Err(error) = attached {
-            let block = Some(block);
-            return Err(MapBlockError { error, block });
-        }
-        let domain = {
-            let state = self.group.state.lock();
-            state.check_not_claimed().map(|()| state.domain.clone())
-        };
-        let domain = match domain {
-            Ok(domain) => domain,
+        match self.domain_to_map_in(context) {
+            Ok(domain) => domain.map_block(iova, block, prot),
             Err(error) => {
                 let block = Some(block);
-                return Err(MapBlockError { error, block });
-            }
-        };
-        match domain {
-            Some(domain) => domain.map_block(iova, block, prot),
-            None => {
-                let none = Error::new(ErrorKind::Unsupported, "the group is on no domain");
-                Err(MapBlockError {
-                    error: none,
-                    block: Some(block),
-                })
+                Err(MapBlockError { error, block })
             }
         }
+    }
+
+    /// What the group is on, once an attach that was deferred is performed.
+    fn domain_to_map_in(&self, context: Context) -> Result<DomainRef> {
+        attach_if_deferred(&self.deferred, &self.group, self.id, &self.info, context)?;
+        let state = match context {
+            Context::MayBlock => self.group.state.lock(),
+            Context::Atomic => self.group.state.try_lock().ok_or_else(|| {
+                Error::new(ErrorKind::WouldBlock, "the device's group is being changed")
+                    .of(Culprit::Device(self.info.shared_name()))
+            })?,
+        };
+        state.check_not_claimed()?;
+        let domain = state.domain.clone();
+        domain.ok_or(Error::new(
+            ErrorKind::Unsupported,
+            "the group is on no domain",
+        ))
     }
 
     /// Parks the device while it is being reset; see [`ResetFence`].

@@ -38,10 +38,12 @@ impl<M: DmaMemory> DmaBlock<M> {
     ///
     /// [`ErrorKind::OutOfMemory`].
     pub fn new(memory: &M, size: usize, align: usize, purpose: &'static str) -> Result<Self> {
-        let (size, align) = (size.next_multiple_of(8), align.max(8));
-        let addr = memory
-            .allocate(size, align)
-            .ok_or(Error::out_of_memory(purpose))?;
+        let align = align.max(8);
+        let allocated = size.checked_next_multiple_of(8).and_then(|size| {
+            let addr = memory.allocate(size, align)?;
+            Some((size, addr))
+        });
+        let (size, addr) = allocated.ok_or(Error::out_of_memory(purpose))?;
         Ok(Self {
             memory: memory.clone(),
             addr,

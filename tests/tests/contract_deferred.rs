@@ -2,8 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use iommu_core::{
     Attached, Context, DefaultDomain, Device, DeviceInfo, ErrorKind, Iommu, Iova, MapBlockError,
@@ -109,7 +110,7 @@ fn mappings_that_race_attach_once() {
             assert!(!is_deferred(&device), "attached before it was mapped");
             drop(mapped);
         };
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(|| map(0x1000));
             scope.spawn(|| map(0x2000));
         });
@@ -176,6 +177,35 @@ fn a_mapping_that_may_not_block_is_told_so_and_works_after_attach_now() {
     assert_eq!(backend.log.take(), ATTACHED);
     let mapped = device.map_block(Context::Atomic, Iova(0x1000), block(&memory), rw());
     drop(mapped.unwrap());
+}
+
+#[test]
+fn a_mapping_that_may_not_block_does_not_wait_for_an_attach_of_somebody_else() {
+    let backend = Backend::deferred();
+    let iommu = backend.core(DefaultDomain::Paging);
+    let device = Arc::new(add(&iommu));
+    device.attach_now().unwrap();
+    let memory = memory();
+    // While the hardware is being told of another domain.
+    let (mapper, buffers) = (device.clone(), memory.clone());
+    let (told, outcome) = mpsc::channel();
+    backend.lose(move |_, _| {
+        let (mapper, block, told) = (mapper.clone(), block(&buffers), told.clone());
+        let mapped = thread::spawn(move || {
+            let mapped = mapper.map_block(Context::Atomic, Iova(0x1000), block, rw());
+            told.send(mapped.unwrap_err().error.kind()).unwrap();
+        });
+        let start = Instant::now();
+        while !mapped.is_finished() && start.elapsed() < Duration::from_secs(10) {
+            thread::yield_now();
+        }
+        assert!(mapped.is_finished(), "it waits for the lock");
+        false
+    });
+    device.attach(&iommu.blocked_domain()).unwrap();
+    assert_eq!(outcome.recv().unwrap(), ErrorKind::WouldBlock);
+    backend.obey();
+    assert_eq!(memory.allocated(), 0, "the buffer came back");
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl<M: DmaMemory, F: Format> Walker<'_, M, F> {
     /// For when the invalidation has completed that covers the unmap's range, tables on the way to
     /// its leaves included.
     ///
-    /// Context: any, interrupt-safe.
+    /// Context: any in which the platform's memory can be freed and the heap used.
     pub fn reclaim(&self, unmapped: Unmapped) {
         let Unmapped {
             range, id, merged, ..

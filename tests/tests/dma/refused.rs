@@ -150,6 +150,8 @@ fn sizes_that_no_memory_has_are_refused() {
                 ErrorKind::OutOfMemory,
                 "{setup:?}: {size:#x}"
             );
+            let block = DmaBlock::new(&setup.memory, size, 8, "a buffer");
+            assert_eq!(block.unwrap_err().kind(), ErrorKind::OutOfMemory);
         }
         assert_eq!(setup.memory.allocated(), allocated);
         setup.check();
