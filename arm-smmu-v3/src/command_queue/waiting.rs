@@ -14,6 +14,10 @@ use crate::hardware::Hardware;
 use crate::spec::registers::offset;
 use crate::sync::Ordering;
 
+/// How often `SMMU_CMDQ_CONS` may read the same before what callers write is looked at again, which
+/// keeps them from writing it. Not for ever: the index comes round.
+const UNCHANGED: u32 = if cfg!(loom) { 1 } else { 64 };
+
 /// How far the hardware was at one look: no further back than that.
 #[derive(Clone, Copy)]
 struct View {
@@ -48,13 +52,10 @@ enum Waited<'a, L: RawLock> {
 }
 
 impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
-    /// Looks how far the hardware is, without the lock; `None` where its register says anything
-    /// else too.
-    fn view<P>(&self, hardware: &Hardware<P>) -> Option<View>
-    where
-        P: Platform<Memory = M, IrqLock = L>,
-    {
-        let cons = u64::from(hardware.read32(offset::CMDQ_CONS));
+    /// How far the hardware is by what `SMMU_CMDQ_CONS` was just read as; `None` where that says
+    /// anything else too.
+    fn view(&self, cons: u32) -> Option<View> {
+        let cons = u64::from(cons);
         self.entries.memory().read_barrier();
         let published = self.published.load(Ordering::Relaxed);
         let backlog = published.wrapping_sub(cons) & self.mask;
@@ -195,11 +196,21 @@ impl<M: DmaMemory, L: RawLock> CommandQueue<M, L> {
         P: Platform<Memory = M, IrqLock = L>,
     {
         let mut turn = Turn::new(&self.line);
+        // What the register said when there was nothing new, and for how many looks that is so.
+        let (mut same, mut looks) = (0, 0);
         let polled = hardware.poll(|| {
-            match self.view(hardware).map(&glance) {
+            let cons = hardware.read32(offset::CMDQ_CONS);
+            let running = self.running.load(Ordering::Relaxed);
+            if looks > 0 && cons == same && running {
+                looks -= 1;
+                return None;
+            }
+            looks = 0;
+            match self.view(cons).map(&glance) {
                 Some(Glance::AllDone) => return Some(Ok(Waited::AtAGlance)),
-                Some(Glance::NothingNew) if self.running.load(Ordering::Relaxed) => {
+                Some(Glance::NothingNew) if running => {
                     turn.give_up();
+                    (same, looks) = (cons, UNCHANGED);
                     return None;
                 }
                 _ => {}

@@ -79,15 +79,16 @@ impl Timed {
         let before = told.load(Ordering::Relaxed);
         let (mut count, first) = (before >> 32, before & u64::from(u32::MAX));
         let end = first + (u64::from(index).wrapping_sub(first) & self.mask());
+        let now = self.now();
         for position in first..end {
             if self.is_sync(position) {
                 let last = &syncs[(count as usize + SYNCS - 1) % SYNCS];
-                let idle_at = (last.load(Ordering::Relaxed) >> 16).max(self.now());
+                let idle_at = (last.load(Ordering::Relaxed) >> 16).max(now);
                 let done = idle_at + self.takes.as_nanos() as u64;
                 let ends = (position + 1) & ENDS;
-                let oldest =
-                    syncs[count as usize % SYNCS].swap(done << 16 | ends, Ordering::Relaxed);
-                assert!(oldest >> 16 <= self.now(), "too many to remember");
+                let slot = &syncs[count as usize % SYNCS];
+                let oldest = slot.swap(done << 16 | ends, Ordering::Relaxed);
+                assert!(oldest >> 16 <= now, "too many to remember");
                 count += 1;
             }
         }
