@@ -15,7 +15,6 @@ mod counted;
 #[path = "../../arm-smmu-v3/benches/common/counts.rs"]
 mod counts;
 
-use std::hint::black_box;
 use std::process::ExitCode;
 
 use iommu_core::dma::DmaBuffer;
@@ -23,7 +22,7 @@ use iommu_core::{DefaultDomain, Result};
 
 use common::{
     Case, Churn, Floor, Flush, Hot, K4, Keep, Large, Lend, M2, Map, Nothing, Queue, Ranges, Retire,
-    Shape, Stores, Translate, Unmap, block, list, warm,
+    Shape, Stores, Translate, Unmap, Unused, block, list, warm,
 };
 use counted::{Counted, counted};
 
@@ -31,7 +30,7 @@ macro_rules! rows {
     ($with:ident) => {
         $with! {
             iovas: {
-                iova_frame, 0, false, Frame(0);
+                iova_frame, 0, false, Unused::new();
                 iova_floor, 45, false, Floor::new();
                 iova_1_page, 75, false, Hot::new(1);
                 iova_8_pages, 75, false, Hot::new(8);
@@ -127,22 +126,6 @@ const CPUS: Shape = Shape {
     cpus: true,
     ..Shape::SMALL
 };
-
-/// A call of a function that does nothing.
-struct Frame(u64);
-
-impl Case for Frame {
-    #[inline(always)]
-    fn call(&mut self) -> Result {
-        nothing(&mut self.0);
-        Ok(())
-    }
-}
-
-#[inline(never)]
-fn nothing(_: &mut u64) {
-    black_box(());
-}
 
 fn at(offset: u64, len: u64) -> Ranges {
     Ranges::new(Shape::SMALL, offset, len)

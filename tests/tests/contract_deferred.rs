@@ -98,7 +98,7 @@ fn mappings_that_race_attach_once() {
         let iommu = backend.core(DefaultDomain::Paging);
         let device = add(&iommu);
         backend.refuse(|_, _| {
-            std::thread::sleep(Duration::from_micros(200));
+            thread::sleep(Duration::from_micros(200));
             false
         });
         let (memory, start) = (memory(), Barrier::new(2));

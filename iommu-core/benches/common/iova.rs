@@ -129,6 +129,30 @@ fn allocate_and_free(iovas: &IovaAllocator, cpu: usize, size: u64, device: &Cons
     iovas.free(cpu, black_box(range));
 }
 
+/// A call with the arguments of [`Hot`]'s that does nothing.
+pub(crate) struct Unused {
+    hot: Hot,
+    nothing: fn(&IovaAllocator, usize, u64, &Constraints),
+}
+
+impl Unused {
+    pub(crate) fn new() -> Self {
+        // Who calls it does not know that it looks at nothing.
+        let nothing = black_box((|_, _, _, _| {}) as fn(&_, _, _, &_));
+        let hot = Hot::new(1);
+        Self { hot, nothing }
+    }
+}
+
+impl Case for Unused {
+    #[inline(always)]
+    fn call(&mut self) -> Result {
+        let hot = &self.hot;
+        (self.nothing)(&hot.space.iovas, hot.cpu, hot.size, &hot.device);
+        Ok(())
+    }
+}
+
 /// As [`Hot`], of a size that is allocated from the tree.
 pub(crate) struct Large(Hot);
 

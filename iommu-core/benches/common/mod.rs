@@ -13,7 +13,7 @@ mod timed;
 use iommu_core::Result;
 
 pub(crate) use dma::{Flush, Keep, Lend, Relend, Retire, block, list};
-pub(crate) use iova::{Churn, Floor, Hot, LIVE, Large};
+pub(crate) use iova::{Churn, Floor, Hot, LIVE, Large, Unused};
 pub(crate) use lab::{Lab, Shape, run_on_cpu};
 pub(crate) use queue::{Queue, SYNCS, Turns};
 pub(crate) use ranges::{Map, Nothing, Ranges, Ring, Stores, Translate, Unmap};

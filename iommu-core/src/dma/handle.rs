@@ -313,7 +313,7 @@ impl<P: DmaPlatform, L: RawLock> Dma<P, L> {
     }
 
     /// Maps a buffer as it is.
-    #[inline]
+    #[inline(always)]
     fn map_pieces(
         &self,
         prot: Prot,

@@ -204,7 +204,7 @@ impl<B: DmaBuffer, D: Direction, P: DmaPlatform> Mapped<B, D, P> {
     }
 
     /// The buffer with what the device wrote, once it is unmapped.
-    #[inline]
+    #[inline(always)]
     fn reclaim(&self, parts: Parts<B, P>) -> B {
         if D::DEVICE_WRITES {
             self.observe(&parts);
