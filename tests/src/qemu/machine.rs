@@ -60,7 +60,8 @@ impl Stage {
 pub struct MachineConfig {
     /// The stages of translation that the SMMU has.
     pub stage: Stage,
-    /// The number of `edu` devices, 30 at most, 29 with a disk. Their StreamIDs are 0x10, 0x18, 0x20 and so on.
+    /// The number of `edu` devices, 30 at most, 29 with a disk. Their StreamIDs are 0x10, 0x18, 0x20
+    /// and so on.
     pub edus: usize,
     /// Whether there is a disk.
     pub disk: bool,

@@ -1,157 +1,15 @@
-//! The core's rules for the life of a device, on a mocked backend that records every call.
+//! Adding, attaching, deferring and releasing devices.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
-
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use iommu_core::{
-    Attached, Culprit, DefaultDomain, DeviceInfo, Domain, DomainRef, Error, ErrorKind, Iommu,
-    IommuConfig, Member, NoControl, Probed, ReservedKind, ReservedRegion, Rest,
+    Attached, Culprit, DefaultDomain, DeviceInfo, Domain, Error, ErrorKind, Iommu, IommuConfig,
+    Member, Rest,
 };
 use mock_hw::MockIommuOps;
 use mockall::Sequence;
 
-/// The fixed domains of a mocked backend, and what it was asked to do.
-struct Backend {
-    blocked: DomainRef,
-    identity: Option<DomainRef>,
-    release: Option<DomainRef>,
-    /// What a probed device is on.
-    found: Attached,
-    log: Log,
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-impl Log {
-    fn push(&self, entry: String) {
-        self.0.lock().unwrap().push(entry);
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
-}
-
-impl Backend {
-    fn new() -> Self {
-        let blocked = Domain::blocked();
-        let found = Attached::On(blocked.clone());
-        let identity = Some(Domain::identity());
-        Self {
-            release: Some(blocked.clone()),
-            blocked,
-            identity,
-            found,
-            log: Log::default(),
-        }
-    }
-
-    /// A name for a domain in the log.
-    fn namer(&self) -> impl Fn(&DomainRef) -> String + Send + 'static {
-        let fixed = [
-            ("blocked", Some(self.blocked.clone())),
-            ("identity", self.identity.clone()),
-            ("release", self.release.clone()),
-        ];
-        move |domain| {
-            let same = |fixed: &Option<DomainRef>| {
-                fixed
-                    .as_ref()
-                    .is_some_and(|fixed| Arc::ptr_eq(fixed, domain))
-            };
-            let name = fixed
-                .iter()
-                .find(|(_, fixed)| same(fixed))
-                .map(|(name, _)| *name);
-            name.map_or_else(|| format!("{:?}", domain.kind()), Into::into)
-        }
-    }
-
-    /// A mock that has the fixed domains and answers probes; attaches are for the test to expect.
-    fn mock(&self) -> MockIommuOps {
-        let mut ops = MockIommuOps::new();
-        ops.expect_blocked_domain()
-            .return_const(Some(self.blocked.clone()));
-        ops.expect_identity_domain()
-            .return_const(self.identity.clone());
-        ops.expect_release_domain()
-            .return_const(self.release.clone());
-        let found = self.found.clone();
-        ops.expect_probe().returning(move |_, _| {
-            Ok(Probed {
-                state: Box::new(()),
-                reserved: Vec::new(),
-                attached: found.clone(),
-                max_pasids: 0,
-            })
-        });
-        ops
-    }
-
-    /// A mock on which every attach succeeds; all of it is logged.
-    fn obedient(&self) -> MockIommuOps {
-        let mut ops = self.mock();
-        let (log, name) = (self.log.clone(), self.namer());
-        ops.expect_prepare().returning(move |member, _| {
-            log.push(format!(
-                "prepare {} for {}",
-                member.name(),
-                name(member.pending().unwrap())
-            ));
-            Ok(())
-        });
-        let log = self.log.clone();
-        ops.expect_cancel()
-            .returning(move |member, _| log.push(format!("cancel {}", member.name())));
-        let (log, name) = (self.log.clone(), self.namer());
-        ops.expect_commit().returning(move |members, _| {
-            log.push(format!("commit {}", moves(members, &name)));
-            members.iter_mut().for_each(Member::landed);
-            Ok(())
-        });
-        let (log, name) = (self.log.clone(), self.namer());
-        ops.expect_release().returning(move |member| {
-            let on = member
-                .attached()
-                .domain()
-                .map_or("nothing known".into(), &name);
-            log.push(format!("release {} on {on}", member.name()));
-        });
-        ops
-    }
-
-    fn core(&self, ops: MockIommuOps) -> Iommu {
-        let config = IommuConfig {
-            default_domain: DefaultDomain::Parked,
-            ..IommuConfig::default()
-        };
-        Iommu::with_config(ops, config).unwrap()
-    }
-}
-
-fn moves(members: &[Member], name: &impl Fn(&DomainRef) -> String) -> String {
-    let moves = members.iter().filter_map(|member| {
-        let new = member.pending()?;
-        let old = member.attached().domain().map_or("?".into(), name);
-        Some(format!("{}: {old} -> {}", member.name(), name(new)))
-    });
-    moves.collect::<Vec<_>>().join(", ")
-}
-
-fn plain(name: &str, stream: u32) -> DeviceInfo {
-    DeviceInfo::new(name).streams([stream])
-}
-
-fn pinned(name: &str, stream: u32) -> DeviceInfo {
-    plain(name, stream)
-        .reserved(ReservedRegion::new(0x8000_0000, 0x10_0000, ReservedKind::Direct).unwrap())
-}
-
-fn control() -> Arc<NoControl> {
-    Arc::new(NoControl)
-}
+use crate::backend::{Backend, control, pinned, plain};
 
 #[test]
 fn release_parks_on_the_release_domain_before_the_backend_forgets_the_device() {
@@ -172,31 +30,6 @@ fn release_parks_on_the_release_domain_before_the_backend_forgets_the_device() {
 }
 
 #[test]
-fn release_of_a_pinned_device_takes_identity_instead_of_the_blocked_domain() {
-    let backend = Backend::new();
-    let iommu = backend.core(backend.obedient());
-    let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
-    let parked = [
-        "prepare gpu for identity",
-        "commit gpu: blocked -> identity",
-    ];
-    assert_eq!(
-        backend.log.take(),
-        parked,
-        "the backend did not know that it is pinned"
-    );
-    assert_eq!(device.release().unwrap(), Rest::Identity);
-    assert_eq!(
-        backend.log.take(),
-        [
-            "prepare gpu for identity",
-            "commit gpu: identity -> identity",
-            "release gpu on identity"
-        ]
-    );
-}
-
-#[test]
 fn a_backend_without_release_domain_parks_on_its_blocked_domain() {
     let backend = Backend {
         release: None,
@@ -207,33 +40,6 @@ fn a_backend_without_release_domain_parks_on_its_blocked_domain() {
     let pinned = iommu.add_device(pinned("gpu", 2), control()).unwrap();
     assert_eq!(plain.release().unwrap(), Rest::Blocked);
     assert_eq!(pinned.release().unwrap(), Rest::Identity);
-}
-
-#[test]
-fn a_release_domain_that_is_not_the_blocked_object_stands_for_pinned_devices_too() {
-    // It blocks, but it is not *the* blocked domain: the test is by object, not by kind.
-    for release in [Domain::blocked(), Domain::identity()] {
-        let backend = Backend {
-            release: Some(release),
-            ..Backend::new()
-        };
-        let iommu = backend.core(backend.obedient());
-        let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
-        assert_eq!(backend.log.take()[1], "commit gpu: blocked -> release");
-        device.release().unwrap();
-        assert_eq!(backend.log.take()[1], "commit gpu: release -> release");
-    }
-}
-
-#[test]
-fn without_an_identity_domain_a_pinned_device_is_parked_on_the_blocked_one() {
-    let backend = Backend {
-        identity: None,
-        ..Backend::new()
-    };
-    let iommu = backend.core(backend.obedient());
-    let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
-    assert_eq!(device.release().unwrap(), Rest::Blocked);
 }
 
 #[test]
@@ -462,86 +268,6 @@ fn dropping_a_device_releases_it() {
         .unwrap()
         .release()
         .unwrap();
-}
-
-#[test]
-fn blocking_a_pinned_device_is_refused_before_any_hardware_is_touched() {
-    let identity = Domain::identity();
-    let backend = Backend {
-        identity: Some(identity.clone()),
-        found: Attached::On(identity),
-        ..Backend::new()
-    };
-    let mut ops = backend.mock();
-    ops.expect_prepare().never();
-    ops.expect_commit().never();
-    let iommu = backend.core(ops);
-    let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
-    let refused = device.attach(&iommu.blocked_domain()).unwrap_err();
-    assert_eq!(
-        (refused.kind(), refused.errno()),
-        (ErrorKind::InvalidArgument, 22)
-    );
-    let text = refused.to_string();
-    assert!(
-        text.contains("gpu") && text.contains("0x80000000..=0x800fffff"),
-        "{text}"
-    );
-    // Another object that blocks is refused by its kind.
-    assert!(device.attach(&Domain::blocked()).is_err());
-    assert!(device.domain().is_none());
-    std::mem::forget(device);
-}
-
-#[test]
-fn one_pinned_device_keeps_its_whole_group_from_being_blocked() {
-    let backend = Backend::new();
-    let iommu = backend.core(backend.obedient());
-    let a = iommu
-        .add_device(plain("a", 1).group("g"), control())
-        .unwrap();
-    let b = iommu
-        .add_device(pinned("b", 2).group("g"), control())
-        .unwrap();
-    backend.log.take();
-    let refused = a.group().attach(&iommu.blocked_domain()).unwrap_err();
-    assert!(matches!(refused.culprit(), Culprit::Pinned { device, .. } if &**device == "b"));
-    assert_eq!(backend.log.take(), [""; 0]);
-    b.release().unwrap();
-    a.group().attach(&iommu.blocked_domain()).unwrap();
-    a.release().unwrap();
-}
-
-#[test]
-fn a_blocked_domain_of_another_kind_is_refused_for_what_it_is_used_as() {
-    // A backend may block by an empty paging domain.
-    let blocked = Domain::paging(mock_hw::MockPagingOps::new());
-    let backend = Backend {
-        blocked: blocked.clone(),
-        release: Some(blocked.clone()),
-        found: Attached::On(blocked.clone()),
-        ..Backend::new()
-    };
-    let iommu = backend.core(backend.obedient());
-    let device = iommu.add_device(pinned("gpu", 1), control()).unwrap();
-    assert_eq!(
-        device.attach(&blocked).unwrap_err().kind(),
-        ErrorKind::InvalidArgument
-    );
-    assert_eq!(device.release().unwrap(), Rest::Identity);
-}
-
-#[test]
-fn relaxable_regions_pin_nothing() {
-    let backend = Backend::new();
-    let iommu = backend.core(backend.obedient());
-    let region = ReservedRegion::new(0x1000, 1, ReservedKind::DirectRelaxable).unwrap();
-    let device = iommu
-        .add_device(plain("usb", 1).reserved(region), control())
-        .unwrap();
-    device.attach(&iommu.blocked_domain()).unwrap();
-    assert_eq!(device.reserved_regions(), [region]);
-    assert_eq!(device.release().unwrap(), Rest::Blocked);
 }
 
 #[test]
