@@ -16,8 +16,8 @@ use crate::spec::granule::Granule;
 /// More leaves than this are invalidated by tag.
 ///
 /// The example `invalidation_cost` measures it on QEMU's SMMU: with 64 to 192 pages of a domain in
-/// the TLB, one command for everything of theirs, and finding them again, takes as long as 40 to 85
-/// commands (a command 0.4 to 1.4 µs, a page 0.3 to 0.5 µs). Of hardware in silicon that says little;
+/// the TLB, one command for everything of theirs, and finding them again, takes as long as 50 to 95
+/// commands (a command 0.3 to 1.4 µs, a page 0.4 to 0.5 µs). Of hardware in silicon that says little;
 /// there both are memory accesses, a few each. The driver's own part is small, 6 instructions a
 /// command. It leaves room for three such in a queue of the default 256 commands.
 pub(crate) const MAX_COMMANDS: u64 = 64;
