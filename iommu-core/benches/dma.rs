@@ -1,6 +1,6 @@
 //! Time of lending an owned buffer to a device and taking it back: `dma().map` and `unmap`, and lazily
 //! `retire` and `reclaim`, through a paging domain of the SMMUv3 driver, on hardware that has done
-//! everything by the time anybody looks.
+//! everything by the time anybody looks where nothing else is said.
 
 #[expect(dead_code, unused_imports, reason = "some of it is for other benches")]
 mod common;

@@ -1,6 +1,6 @@
 //! Time of a domain's calls: through [`Domain`](iommu_core::Domain), in a paging domain of the SMMUv3
-//! driver, on hardware that has done everything by the time anybody looks. An unmap waits for the
-//! command queue.
+//! driver, on hardware that has done everything by the time anybody looks where nothing else is said.
+//! An unmap waits for the command queue.
 //!
 //! Rows against size map a page and unmap the one that was mapped longest, in random order: in a
 //! window, among pages whose descriptors fit the first cache, or all over what is live.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use arm_smmu_v3::ArmSmmuV3;
 use intel_vtd_stub::{IntelVtd, Mode};
-use iommu_core::{BasicPlatform, DeviceInfo, Iommu, IommuOps, NoControl, Stage};
+use iommu_core::{DeviceInfo, Iommu, IommuOps, NoControl, Stage};
 use mock_hw::MockMemory;
 use tests::cases::bank::CorruptingBank;
 use tests::cases::setups::{s1, s1_by_leaf, s2, s2_by_leaf};
@@ -87,18 +87,7 @@ fn the_smmu_leads_a_device_where_the_domain_says() {
     let machine = Machine::start(&MachineConfig::default()).expect("QEMU starts");
     let setups = [s1(), s2(), s1_by_leaf(), s2_by_leaf()];
     for (kind, setup) in [0, 1, 6, 7].into_iter().zip(setups) {
-        let BasicPlatform {
-            bank,
-            memory,
-            clock,
-        } = machine.platform();
-        let bank = CorruptingBank::new(bank, memory.clone());
-        bank.claim(&setup);
-        let platform = BasicPlatform {
-            bank,
-            memory,
-            clock,
-        };
+        let platform = CorruptingBank::on(machine.platform(), &setup);
         let smmu = ArmSmmuV3::probe(platform, arm_smmu_v3::Config::default());
         let (stage, ranges) = (setup.stage, setup.range_invalidation);
         let name = format!("SMMUv3, stage {stage:?}, range invalidation {ranges}");

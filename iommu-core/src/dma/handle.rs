@@ -28,6 +28,7 @@ use crate::reserved::ReservedRegion;
 /// A clone is another handle to the same, with a little memory of the heap. CPUs that map at the same
 /// time do not slow each other down where each has one of its own.
 pub struct Dma<P: DmaPlatform, L: RawLock = SpinLock> {
+    /// What `share` leads to, by one load less.
     space: Arc<Space<P>>,
     share: Arc<Share<P>>,
     constraints: Constraints,

@@ -75,9 +75,7 @@ impl Rig {
             bank,
             memory,
             clock,
-        } = machine.platform();
-        let bank = CorruptingBank::new(bank, memory.clone());
-        bank.claim(&s1_by_leaf());
+        } = CorruptingBank::on(machine.platform(), &s1_by_leaf());
         let doorbell = Doorbell::default();
         let platform = BasicPlatform {
             bank: Watched {

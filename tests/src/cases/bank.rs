@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arm_smmu_v3::spec::granule::Granule;
-use iommu_core::{PhysAddr, RegisterBank};
+use iommu_core::{BasicPlatform, PhysAddr, RegisterBank};
 use mock_hw::MockMemory;
 
 use super::setups::Setup;
@@ -87,6 +87,26 @@ impl<B: RegisterBank> CorruptingBank<B> {
             inner,
             memory,
             state: Arc::default(),
+        }
+    }
+
+    /// A platform with such a bank, its hardware appearing to have no more than `setup` says.
+    #[must_use]
+    pub fn on<C>(
+        platform: BasicPlatform<B, MockMemory, C>,
+        setup: &Setup,
+    ) -> BasicPlatform<Self, MockMemory, C> {
+        let BasicPlatform {
+            bank,
+            memory,
+            clock,
+        } = platform;
+        let bank = Self::new(bank, memory.clone());
+        bank.claim(setup);
+        BasicPlatform {
+            bank,
+            memory,
+            clock,
         }
     }
 

@@ -295,3 +295,23 @@ fn nothing_is_lost_or_done_twice_when_many_submit_at_once() {
         assert!(others.into_iter().all(|command| *command == SYNC));
     }
 }
+
+#[test]
+fn an_index_that_has_come_round_is_not_taken_for_one_that_stands_still() {
+    const LONG: Duration = Duration::from_secs(10);
+    let lab = Lab::with(2, LONG);
+    // After one look, the hardware takes the queue's eight positions: it is where it was.
+    then(&lab, |lab| {
+        let mut registers = lab.smmu.registers();
+        registers.take();
+        registers.eager = true;
+        drop(registers);
+        for of in 2..=4 {
+            run(lab, of, 1, true).unwrap();
+        }
+        assert_eq!(lab.smmu.registers().cons, 0);
+    });
+    run(&lab, 1, 1, true).unwrap();
+    assert_eq!(lab.taken().len(), 8);
+    assert!(lab.smmu.now() < LONG / 10, "{:?}", lab.smmu.now());
+}
