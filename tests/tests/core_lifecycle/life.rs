@@ -60,8 +60,8 @@ fn release_of_a_device_whose_attach_is_deferred_touches_no_hardware() {
     }
 }
 
-#[test]
-fn a_deferred_device_is_attached_once_and_only_when_asked() {
+/// A core that finds devices whose attach is deferred, with the identity domain for each.
+fn deferred() -> (Backend, Iommu) {
     let backend = Backend {
         found: Attached::Deferred,
         ..Backend::new()
@@ -71,6 +71,12 @@ fn a_deferred_device_is_attached_once_and_only_when_asked() {
         ..IommuConfig::default()
     };
     let iommu: Iommu = Iommu::with_config(backend.obedient(), config).unwrap();
+    (backend, iommu)
+}
+
+#[test]
+fn a_deferred_device_is_attached_once_and_only_when_asked() {
+    let (backend, iommu) = deferred();
     let device = iommu.add_device(plain("nic", 1), control()).unwrap();
     device.detach().unwrap();
     assert_eq!(
@@ -87,15 +93,7 @@ fn a_deferred_device_is_attached_once_and_only_when_asked() {
 
 #[test]
 fn attaching_another_domain_ends_the_deferral() {
-    let backend = Backend {
-        found: Attached::Deferred,
-        ..Backend::new()
-    };
-    let config = IommuConfig {
-        default_domain: DefaultDomain::Identity,
-        ..IommuConfig::default()
-    };
-    let iommu: Iommu = Iommu::with_config(backend.obedient(), config).unwrap();
+    let (backend, iommu) = deferred();
     let device = iommu.add_device(plain("nic", 1), control()).unwrap();
     device.attach(&iommu.blocked_domain()).unwrap();
     assert_eq!(
